@@ -1,0 +1,115 @@
+"""The all-or-nothing set of pods that JobSets, Kueue Workloads, PodGroups and annotated pods all become."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from scheduler.model import request
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyConstraint:
+    """Levels of the fabric that pods must, or had better, share one domain of.
+
+    `required` and `preferred` are level names of the fabric ("" for none). A required level is a promise: all
+    pods in one domain of it. A preferred level only orders the candidates.
+    """
+
+    required: str = ""
+    preferred: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Groups of `size` consecutive ranks that must each share one domain of `level` (a tensor-parallel group)."""
+
+    size: int
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """At most `max_pods` pods of a role in one domain of `level`."""
+
+    level: str
+    max_pods: int
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A set of equal pods of a gang: same request, same constraint."""
+
+    name: str
+    count: int
+    request: request.PodRequest
+    constraint: TopologyConstraint = TopologyConstraint()
+    segment: Segment | None = None
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """Pods that start together or not at all.
+
+    Attributes
+    ----------
+    roles : tuple of Role
+        In rank order: ranks run through the first role's pods, then the second's.
+    min_member : int
+        Pods that must be placed for the gang to start; 0 means all of them. Pods above the minimum are taken from
+        the end of the rank order when room is short.
+    priority : int
+        Higher goes first.
+    expected_s : float
+        Run time that the submitter declared, for back-fill; 0 when unknown.
+    decision_id : str
+        Ties every record of this gang together, from the gateway to the device.
+    """
+
+    name: str
+    roles: tuple[Role, ...]
+    tenant: str = "default"
+    priority: int = 0
+    constraint: TopologyConstraint = TopologyConstraint()
+    min_member: int = 0
+    preemptible: bool = True
+    expected_s: float = 0.0
+    decision_id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.roles or any(role.count < 1 for role in self.roles):
+            raise ValueError(f"gang {self.name}: every gang needs roles, each with a count of at least 1")
+        if len({role.name for role in self.roles}) != len(self.roles):
+            raise ValueError(f"gang {self.name}: two roles have the same name")
+        if not 0 <= self.min_member <= self.size:
+            raise ValueError(f"gang {self.name}: min_member {self.min_member} is outside 0..{self.size}")
+        for role in self.roles:
+            if role.segment and (role.segment.size < 1 or role.count % role.segment.size):
+                raise ValueError(f"gang {self.name}: role {role.name}: segment size must divide count {role.count}")
+
+    @property
+    def size(self) -> int:
+        """Return the number of pods."""
+        return sum(role.count for role in self.roles)
+
+    @property
+    def gpus(self) -> int:
+        """Return the number of GPUs (or MIG partitions) over all pods."""
+        return sum(role.count * role.request.gpus for role in self.roles)
+
+    @property
+    def minimum(self) -> int:
+        """Return how many pods must be placed for the gang to start."""
+        return self.min_member or self.size
+
+    def ranks(self) -> Iterator[tuple[int, Role, int]]:
+        """Yield ``(rank, role, index within the role)`` in rank order."""
+        rank = 0
+        for role in self.roles:
+            for index in range(role.count):
+                yield rank, role, index
+                rank += 1
+
+
+def single(name: str, pod: request.PodRequest, **gang_fields: object) -> Gang:
+    """Return a gang of one pod, the form in which a lone pod is placed."""
+    return Gang(name=name, roles=(Role("pod", 1, pod),), **gang_fields)  # type: ignore[arg-type]
