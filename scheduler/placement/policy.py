@@ -1,0 +1,70 @@
+"""How placements are scored, as one frozen value: a versioned ``ScoringPolicy`` document, strictly validated."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+API_VERSION = "muster.dev/v1alpha1"
+
+PodRule = Literal[
+    "opportunity-cost",
+    "fgd",
+    "best-fit",
+    "dot-product",
+    "clustering",
+    "packing",
+    "random",
+    "least-allocated",
+    "most-allocated",
+    "first-fit",
+]
+"""Which node a lone pod gets. Sources: FGD (ATC'23) and its baselines; kube-scheduler's NodeResourcesFit; DRA first fit."""
+
+DomainRule = Literal["opportunity-cost", "tas-best-fit", "tas-least-free", "first-fit"]
+"""Which domain a gang gets. Sources: Kueue topology-aware scheduling's two orders; DRA first fit."""
+
+DeviceRule = Literal["best-subset", "first-fit"]
+"""Which GPUs of the node: by predicted ring bandwidth and what is left over, or the lowest free indices."""
+
+Weight = Annotated[int, pydantic.Field(ge=0, le=1_000_000)]
+
+
+class _Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class PodScoring(_Frozen):
+    """Rule and per-mille weights for lone pods; weights that a rule does not name are refused."""
+
+    rule: PodRule = "opportunity-cost"
+    weights: dict[str, Weight] = {}
+
+
+class GangScoring(_Frozen):
+    """Rules and per-mille weights for gangs."""
+
+    domains: DomainRule = "opportunity-cost"
+    devices: DeviceRule = "best-subset"
+    weights: dict[str, Weight] = {}
+
+
+class Metadata(_Frozen):
+    """Name of the policy, as reports and decisions show it."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+
+
+class Spec(_Frozen):
+    """Scoring of lone pods and of gangs."""
+
+    pods: PodScoring = PodScoring()
+    gangs: GangScoring = GangScoring()
+
+
+class ScoringPolicy(_Frozen):
+    """One policy document."""
+
+    api_version: Annotated[Literal["muster.dev/v1alpha1"], pydantic.Field(alias="apiVersion")] = "muster.dev/v1alpha1"
+    kind: Literal["ScoringPolicy"] = "ScoringPolicy"
+    metadata: Metadata
+    spec: Spec = Spec()
