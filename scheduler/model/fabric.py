@@ -35,7 +35,7 @@ class Fabric:
         No arborescence, unknown or reversed levels, a leaf without topology.
     """
 
-    def __init__(self, graph: nx.DiGraph, levels: Sequence[str]) -> None:
+    def __init__(self, graph: "nx.DiGraph[str]", levels: Sequence[str]) -> None:
         self.graph = graph
         self.levels = tuple(levels)
         validate(self)
@@ -80,7 +80,7 @@ def from_paths(nodes: Mapping[str, node.NodeTopology], paths: Mapping[str, Seque
     -----
     Domain names are made unique by their parents (``block-0/rack-3``), as data centres repeat rack names.
     """
-    graph = nx.DiGraph()
+    graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_node("cluster", level="cluster")
     for name, topology in nodes.items():
         path = paths.get(name, ())
@@ -124,7 +124,7 @@ def validate(fabric: Fabric) -> None:
             raise FabricError(f"domain {child}: its level is not finer than that of its parent {parent}")
 
 
-def _why_no_tree(graph: nx.DiGraph) -> str:
+def _why_no_tree(graph: "nx.DiGraph[str]") -> str:
     """Say which domain breaks the tree."""
     if not graph:
         return "it has no domains"

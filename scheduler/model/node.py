@@ -67,3 +67,12 @@ class NodeTopology:
         for link in self.nvlinks:
             gbps[link.a, link.b] = gbps[link.b, link.a] = link.links * link.gbps
         return gbps
+
+    def numa_neighbours(self, a: int, b: int) -> bool:
+        """Tell whether two different NUMA nodes are as near as any: on one socket, or at the least SLIT distance."""
+        if max(a, b) < len(self.sockets):
+            return self.sockets[a] == self.sockets[b]
+        if max(a, b) >= len(self.numa_distances):
+            return False
+        row = self.numa_distances[a]
+        return row[b] == min(far for other, far in enumerate(row) if other != a)

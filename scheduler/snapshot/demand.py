@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.model import device, request
+from scheduler.model import device
+from scheduler.model import request as requests
 from scheduler.snapshot import topology
 
 MEDIA_BIT = 1 << 8
@@ -24,8 +25,8 @@ class Demand:
         For MIG requests the slice masks at which an instance may be put, best start first; else ().
     """
 
-    request: request.PodRequest
-    kind: request.RequestKind
+    request: requests.PodRequest
+    kind: requests.RequestKind
     cpu_milli: int
     memory_mib: int
     gpus: int
@@ -40,7 +41,7 @@ class Demand:
         return self.request.total_gpu_milli
 
 
-def compile_demand(fleet: topology.Topology, pod: request.PodRequest) -> Demand:
+def compile_demand(fleet: topology.Topology, pod: requests.PodRequest) -> Demand:
     """Compile `pod` for `fleet`; the caller caches it by request and generation."""
     per_shape = [_eligible(shape.machine.gpus, pod) for shape in fleet.shapes]
     partitions = tuple(_partition_masks(shape.machine.gpus, pod) for shape in fleet.shapes) if pod.mig else ()
@@ -57,20 +58,20 @@ def compile_demand(fleet: topology.Topology, pod: request.PodRequest) -> Demand:
     )
 
 
-def _eligible(gpus: tuple[device.Gpu, ...], pod: request.PodRequest) -> int:
+def _eligible(gpus: tuple[device.Gpu, ...], pod: requests.PodRequest) -> int:
     """Return the mask of GPUs that the request accepts."""
     mask = 0
     for gpu in gpus:
         suits = not pod.gpu_models or gpu.model.name in pod.gpu_models
-        if pod.kind is request.RequestKind.MIG:
+        if pod.kind is requests.RequestKind.MIG:
             suits = suits and gpu.mig_enabled and gpu.model.profile(pod.mig) is not None
-        elif pod.kind is request.RequestKind.SHARE:
+        elif pod.kind is requests.RequestKind.SHARE:
             suits = suits and gpu.shareable and not gpu.mig_enabled
         mask |= suits << gpu.index
     return mask
 
 
-def _partition_masks(gpus: tuple[device.Gpu, ...], pod: request.PodRequest) -> tuple[int, ...]:
+def _partition_masks(gpus: tuple[device.Gpu, ...], pod: requests.PodRequest) -> tuple[int, ...]:
     """Return the slice masks of the profile, highest start first so that big shapes stay possible at start 0."""
     for gpu in gpus:
         profile = gpu.model.profile(pod.mig)
