@@ -1,0 +1,39 @@
+"""Sheets as rich tables for a terminal, quiet enough to be read at 80 columns."""
+
+from collections.abc import Iterable
+
+from rich import box, console, table, text
+
+from simulator.report import sheet
+
+
+def render(source: sheet.Sheet) -> table.Table:
+    """Return the sheet as a rich table; cells are taken as plain text, never as markup."""
+    grid = table.Table(
+        title=text.Text(source.title, style="bold"),
+        title_justify="left",
+        caption=text.Text(source.note, style="dim") if source.note else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="dim",
+    )
+    for column in source.columns:
+        grid.add_column(
+            text.Text(column.name),
+            justify="right" if column.figures else "left",
+            no_wrap=column.figures,
+            overflow="fold" if not column.figures else "ellipsis",
+        )
+    best = set(source.best)
+    for r, row in enumerate(source.rows):
+        grid.add_row(*(text.Text(cell, style="bold green" if (r, c) in best else "") for c, cell in enumerate(row)))
+    return grid
+
+
+def show(terminal: console.Console, sheets: Iterable[sheet.Sheet]) -> None:
+    """Print the sheets that have rows, one blank line between them."""
+    for each in sheets:
+        if each.rows:
+            terminal.print(render(each))
