@@ -1,0 +1,1 @@
+"""The commands of ``muster-sim``, one per file; `console` is what they share: options, errors, output."""

@@ -1,0 +1,26 @@
+"""What each reason for waiting means, in one sentence that a user can act on."""
+
+from scheduler.model import reasons
+
+MEANING = {
+    reasons.Reason.TOO_LARGE: "the gang asks for more than the whole fleet has: it can never start",
+    reasons.Reason.NO_SUCH_DEVICE: "no machine of the fleet has the device that is asked for",
+    reasons.Reason.NO_SUCH_LEVEL: "the fleet has no level of the name that is required",
+    reasons.Reason.GPUS: "too few free GPUs of an accepted kind",
+    reasons.Reason.SHAPE: "enough free GPUs, but not enough of them together on one node",
+    reasons.Reason.CPU: "free GPUs sit on nodes whose CPU is used up",
+    reasons.Reason.MEMORY: "free GPUs sit on nodes whose memory is used up",
+    reasons.Reason.NICS: "too few free NICs beside the GPUs",
+    reasons.Reason.PARTITION: "no GPU has room left for a partition of this profile",
+    reasons.Reason.DOMAIN: "no single domain of the required level has room for all pods",
+    reasons.Reason.SEGMENT: "a group of ranks that must share a domain finds none",
+    reasons.Reason.SPREAD: "the limit of pods per domain leaves too few places",
+    reasons.Reason.QUOTA: "the tenant has used up its share and may not borrow",
+    reasons.Reason.QUEUED: "an earlier job goes first and this one may not overtake it",
+    reasons.Reason.SEARCH_LIMIT: "the search stopped at its limit without proof either way",
+}
+
+
+def meaning(reason: reasons.Reason) -> str:
+    """Return the sentence, or the reason's own words where none is written yet."""
+    return MEANING.get(reason, reason.value)

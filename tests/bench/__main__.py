@@ -1,0 +1,72 @@
+"""Run one benchmark: print a table, write ``build/bench/NAME.json``."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich import console
+
+from simulator.report import sheet, tables, whole
+from tests.bench import core, figure, host, openb
+
+OUT = Path("build/bench")
+
+
+@click.group()
+def bench() -> None:
+    """Measure Muster against its bounds."""
+
+
+@bench.command("openb")
+@click.option("--quick", is_flag=True, help="Few seeds, three workloads and no robustness sweep: a look, not a verdict.")
+@click.option("--traces", type=click.Path(path_type=Path), help="Folder with the openb lists and published/.")
+@click.option("--check", is_flag=True, help="Exit with 1 when a figure misses its bound.")
+def run_openb(quick: bool, traces: Path | None, check: bool) -> None:
+    """Take the published packing experiment, and our policy against FGD."""
+    finish("openb", list(progress(figure.take("openb", openb.measurements(traces, quick)))), check)
+
+
+@bench.command("core")
+@click.option("--traces", type=click.Path(path_type=Path), help="Folder with the openb lists.")
+@click.option("--check", is_flag=True, help="Exit with 1 when a figure misses its bound.")
+def run_core(traces: Path | None, check: bool) -> None:
+    """Take speed and memory of the core."""
+    finish("core", list(progress(figure.take("core", core.measurements(traces)))), check)
+
+
+def progress(figures):  # type: ignore[no-untyped-def]
+    """Pass figures on, naming each on stderr as it arrives."""
+    for each in figures:
+        print(f"{each.figure}: {shown(each)}", file=sys.stderr, flush=True)
+        yield each
+
+
+def finish(name: str, figures: list[figure.Figure], check: bool) -> None:
+    """Print the table and write the JSON file."""
+    rows = [
+        (f.figure, shown(f), str(f.bound), f.bound.unit, "ok" if f.ok else "MISSED", f.note)
+        for f in figures
+    ]
+    table = sheet.sheet(f"bench {name}", "<figure|value|bound|<unit|<|<note", rows, str(host.hardware()["cpu"]))
+    console.Console(width=140 if not sys.stdout.isatty() else None).print(tables.render(table))
+    result = {
+        "benchmark": name,
+        "hardware": host.hardware(),
+        "versions": host.versions(),
+        "results": [f.as_json() for f in figures],
+    }
+    path = whole.write_text(OUT / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    missed = sum(not f.ok for f in figures)
+    click.echo(f"{path}: {len(figures)} figures, {missed} missed")
+    if check and missed:
+        sys.exit(1)
+
+
+def shown(taken: figure.Figure) -> str:
+    """Write a value with four figures."""
+    return "-" if taken.value is None else f"{taken.value:.4g}"
+
+
+if __name__ == "__main__":
+    bench()
