@@ -60,7 +60,9 @@ class Fabric:
                 yield self.graph.nodes[vertex]["topology"]
 
 
-def from_paths(nodes: Mapping[str, node.NodeTopology], paths: Mapping[str, Sequence[str]], levels: Sequence[str]) -> Fabric:
+def from_paths(
+    nodes: Mapping[str, node.NodeTopology], paths: Mapping[str, Sequence[str]], levels: Sequence[str]
+) -> Fabric:
     """Build a fabric from one path per node.
 
     Parameters

@@ -80,7 +80,8 @@ class Subsets:
         peaks = np.maximum(self.peak_quality, 0)
         rings_offered = (peaks >> BANDWIDTH_SHIFT).sum(axis=0)
         points_offered = (peaks & (1 << LINKS_SHIFT) - 1).sum(axis=0)
-        return (rings_offered << PROMISE_SHIFT) + points_offered
+        promise: Ints = (rings_offered << PROMISE_SHIFT) + points_offered
+        return promise
 
     @cached_property
     def best(self) -> NDArray[np.uint16]:

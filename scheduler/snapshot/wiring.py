@@ -38,7 +38,7 @@ CLOSENESS = {
 }
 """Points for alignment."""
 
-SAME_SOCKET = 2
+SAME_SOCKET = 4
 """Points for two NUMA nodes that are nearest neighbours (by SLIT distance, or on one socket)."""
 
 FULL_CLOSENESS = CLOSENESS[distance.Distance.PIX]
