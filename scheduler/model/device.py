@@ -76,14 +76,20 @@ class Gpu:
         Position in the node; bit ``index`` of every GPU mask.
     numa : int
         NUMA node, -1 when unknown.
-    pcie_switch, pcie_root : str
-        Identity of the switch and the root complex above it; "" when unknown.
+    pci_bus_id : str
+        ``dddd:bb:dd.f`` in lower case; "" when unknown.
+    pcie_switch : str
+        Path of the switches above it from the root downwards, joined by ``/``; "" without or unknown.
+    pcie_root : str
+        Host bridge, for example ``"pci0000:10"``; "" when unknown.
     fabric_id : str
         ``clusterUUID.cliqueId`` of a multi-node NVLink fabric, "" without one.
     mig_enabled : bool
         Only GPUs in MIG mode may be cut into partitions.
     shareable : bool
         May be given out in milli-shares (consumable capacity).
+    device_name : str
+        Name in the ResourceSlices of a driver that does not count as we do; "" for ours.
     """
 
     index: int
@@ -96,16 +102,39 @@ class Gpu:
     fabric_id: str = ""
     mig_enabled: bool = False
     shareable: bool = True
+    device_name: str = ""
 
     @property
     def name(self) -> str:
         """Device name in ResourceSlices: a DNS label, unique in the node's pool."""
-        return f"gpu-{self.index}"
+        return self.device_name or f"gpu-{self.index}"
+
+    def partition_name(self, profile: MigProfile, start: int) -> str:
+        """Device name of the MIG partition that starts at a memory slice.
+
+        Examples
+        --------
+        >>> profile = MigProfile("1g.10gb+me", 20, 1, 1, (0, 1, 2, 3, 4, 5, 6), 1, 9984)
+        >>> Gpu(3, GpuModel("H100", "Hopper", 81559, 7, (profile,))).partition_name(profile, 6)
+        'gpu-3-mig-1g10gb-me-20-6'
+        """
+        slug = profile.name.replace(".", "").replace("+", "-")
+        return f"{self.name}-mig-{slug}-{profile.profile_id}-{start}"
 
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """One network interface (or RDMA function) of a node; `gbps` is gigabits per second of the line."""
+    """One network interface (or RDMA function) of a node.
+
+    Attributes
+    ----------
+    name : str
+        Name of the interface on the node, for example ``"mlx5_0"``.
+    gbps : int
+        Line rate in gigabits per second.
+    rdma : bool
+        Collectives can use it.
+    """
 
     index: int
     name: str
@@ -116,6 +145,11 @@ class Nic:
     numa: int = -1
     rdma: bool = True
 
+    @property
+    def device_name(self) -> str:
+        """Device name in ResourceSlices, where interface names are no DNS labels."""
+        return f"nic-{self.index}"
+
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
@@ -125,4 +159,11 @@ class Accelerator:
     kind: str
     model: str
     pci_bus_id: str = ""
+    pcie_switch: str = ""
+    pcie_root: str = ""
     numa: int = -1
+
+    @property
+    def device_name(self) -> str:
+        """Device name in ResourceSlices."""
+        return f"accelerator-{self.index}"

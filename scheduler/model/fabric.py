@@ -4,7 +4,7 @@ This is the authoring form. It is a networkx arborescence that people and tests 
 that ``scheduler.snapshot.tree`` compiles from it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import networkx as nx
 
@@ -53,6 +53,51 @@ class Fabric:
         """Return the child domains in insertion order."""
         return list(self.graph.successors(domain))
 
+    def parent(self, domain: str) -> str | None:
+        """Return the domain above, None for the root."""
+        return next((str(v) for v in self.graph.predecessors(domain)), None)
+
+    def path(self, domain: str) -> tuple[str, ...]:
+        """Return the domains from the root down to `domain`, itself included.
+
+        Raises
+        ------
+        FabricError
+            There is no such domain.
+        """
+        if domain not in self.graph:
+            raise FabricError(f"there is no domain {domain}")
+        steps = [domain]
+        while (above := self.parent(steps[-1])) is not None:
+            steps.append(above)
+        return tuple(reversed(steps))
+
+    def ancestor(self, domain: str, level: str) -> str | None:
+        """Return the domain of a level above (or at) `domain`, None where its branch leaves the level out."""
+        return next((step for step in self.path(domain) if self.level(step) == level), None)
+
+    def common_domain(self, domains: Iterable[str]) -> str:
+        """Return the finest domain that holds all of `domains`; the root for none."""
+        paths = [self.path(domain) for domain in domains]
+        common = self.root
+        for steps in zip(*paths, strict=False):
+            if len(set(steps)) > 1:
+                break
+            common = steps[0]
+        return common
+
+    def domains(self, level: str) -> list[str]:
+        """Return the domains of a level, depth-first."""
+        return [v for v in nx.dfs_preorder_nodes(self.graph, self.root) if self.level(v) == level]
+
+    def nvlink_domains(self) -> dict[str, tuple[str, ...]]:
+        """Return the multi-node NVLink fabrics: ``clusterUUID.cliqueId`` to the nodes whose GPUs are in it."""
+        members: dict[str, list[str]] = {}
+        for machine in self.nodes():
+            for fabric_id in dict.fromkeys(gpu.fabric_id for gpu in machine.gpus if gpu.fabric_id):
+                members.setdefault(fabric_id, []).append(machine.name)
+        return {fabric_id: tuple(names) for fabric_id, names in members.items()}
+
     def nodes(self) -> Iterator[node.NodeTopology]:
         """Yield the machines depth-first, children in insertion order: the rank order of the fleet."""
         for vertex in nx.dfs_preorder_nodes(self.graph, self.root):
@@ -76,12 +121,15 @@ def from_paths(
     Raises
     ------
     FabricError
-        A path of the wrong length, or a domain that is reached through two parents.
+        A path of the wrong length or of no node, or a node with the name of another node or domain.
 
     Notes
     -----
     Domain names are made unique by their parents (``block-0/rack-3``), as data centres repeat rack names.
     """
+    strangers = sorted(set(paths) - set(nodes))
+    if strangers:
+        raise FabricError(f"node {strangers[0]}: has a path but is no node of the fleet")
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_node("cluster", level="cluster")
     for name, topology in nodes.items():
@@ -93,6 +141,9 @@ def from_paths(
             if not domain:
                 continue
             child = domain if parent == "cluster" else f"{parent}/{domain}"
+            if child in graph and graph.nodes[child]["level"] != level:
+                taken = graph.nodes[child]["level"]
+                raise FabricError(f"node {name}: domain {child} of level {level} already is one of level {taken}")
             if child not in graph:
                 graph.add_node(child, level=level)
                 graph.add_edge(parent, child)
@@ -115,15 +166,30 @@ def validate(fabric: Fabric) -> None:
     graph = fabric.graph
     if not graph or not nx.is_arborescence(graph):
         raise FabricError("the fabric is not one tree: " + _why_no_tree(graph))
+    if len(set(fabric.levels)) != len(fabric.levels) or fabric.levels[-1:] != (NODE_LEVEL,):
+        raise FabricError(f"levels must differ and end in {NODE_LEVEL}, got {', '.join(fabric.levels)}")
     order = {name: i for i, name in enumerate(fabric.levels)}
     for vertex, data in graph.nodes(data=True):
         if data.get("level") not in order:
             raise FabricError(f"domain {vertex}: level {data.get('level')!r} is not one of {', '.join(fabric.levels)}")
         if (data["level"] == NODE_LEVEL) != ("topology" in data):
             raise FabricError(f"domain {vertex}: exactly the domains of level {NODE_LEVEL} carry a machine")
+        if "topology" in data and data["topology"].name != vertex:
+            raise FabricError(f"domain {vertex}: its machine is called {data['topology'].name}")
+    _check_uuids(fabric)
     for parent, child in graph.edges:
         if order[graph.nodes[parent]["level"]] >= order[graph.nodes[child]["level"]]:
             raise FabricError(f"domain {child}: its level is not finer than that of its parent {parent}")
+
+
+def _check_uuids(fabric: Fabric) -> None:
+    """Check that no GPU is in two nodes."""
+    owner: dict[str, str] = {}
+    for machine in fabric.nodes():
+        for gpu in machine.gpus:
+            other = owner.setdefault(gpu.uuid, machine.name) if gpu.uuid else machine.name
+            if other != machine.name:
+                raise FabricError(f"node {machine.name}: GPU {gpu.uuid} is also in node {other}")
 
 
 def _why_no_tree(graph: "nx.DiGraph[str]") -> str:
