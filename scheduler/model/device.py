@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MEDIA_BIT = 1 << 8
+"""Bit beside the eight memory slices of a GPU: its one media engine, which ``+me`` and full-size partitions hold."""
+
 WHOLE_GPU_MILLI = 1000
 """A whole GPU in milli-shares; shared GPUs are requested in this unit."""
 
@@ -39,6 +42,19 @@ class MigProfile:
         """Return the memory slices that an instance at `start` occupies, as a bit mask."""
         return ((1 << self.memory_slices) - 1) << start
 
+    def starts_best_first(self) -> tuple[int, ...]:
+        """Return the starts in the order that keeps the larger profiles possible longest.
+
+        Notes
+        -----
+        Wide profiles go from the end of the GPU to its front. Single slices fill the pairs from the end to the front,
+        each pair in ascending order (6, 4, 5, 2, 3, 0, 1): the third one still leaves a partition of four slices and
+        two of two, whereas ascending order spoils 4g with the very first.
+        """
+        if self.memory_slices > 1:
+            return tuple(sorted(self.starts, reverse=True))
+        return tuple(sorted(self.starts, key=lambda start: (-(start // 2), start)))
+
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
@@ -64,6 +80,11 @@ class GpuModel:
     def profile(self, name: str) -> MigProfile | None:
         """Return the MIG profile called `name`, or None."""
         return next((p for p in self.mig if p.name == name), None)
+
+    def slices(self, profile: MigProfile, start: int) -> int:
+        """Return the memory slices that a partition occupies, with `MEDIA_BIT` where it holds the media engine."""
+        holds_media = "+me" in profile.name or profile.compute == self.compute_slices
+        return profile.mask(start) | (MEDIA_BIT if holds_media else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +129,11 @@ class Gpu:
     def name(self) -> str:
         """Device name in ResourceSlices: a DNS label, unique in the node's pool."""
         return self.device_name or f"gpu-{self.index}"
+
+    @property
+    def divisible(self) -> bool:
+        """Whether it is published for several allocations at a time; a GPU in MIG mode is cut into partitions instead."""
+        return self.shareable and not self.mig_enabled
 
     def partition_name(self, profile: MigProfile, start: int) -> str:
         """Device name of the MIG partition that starts at a memory slice.

@@ -72,9 +72,9 @@ def _count(data: dict[str, Any]) -> str:
 def _edge_label(data: dict[str, Any]) -> str:
     """Label NVLinks with their number and NUMA edges with their distance."""
     if data.get("kind") == "nvlink":
-        return f" [label={_quote(f'NV{data['links']}')}, penwidth=2]"
+        return f' [label="NV{data["links"]}", penwidth=2]'
     if data.get("kind") == "numa":
-        return f" [label={_quote(str(data['distance']))}, style=dashed]"
+        return f' [label="{data["distance"]}", style=dashed]'
     return ""
 
 

@@ -9,8 +9,10 @@ from scheduler.model import device
 from scheduler.model import request as requests
 from scheduler.snapshot import topology
 
-MEDIA_BIT = 1 << 8
-"""Bit beside the eight memory slices of a GPU: its one media engine, which ``+me`` and full-size profiles hold."""
+MEDIA_BIT = device.MEDIA_BIT
+
+ALL_GPUS = 0xFFFF_FFFF
+"""For pods without GPUs every GPU suits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,8 +45,7 @@ class Demand:
 
 def compile_demand(fleet: topology.Topology, pod: requests.PodRequest) -> Demand:
     """Compile `pod` for `fleet`; the caller caches it by request and generation."""
-    per_shape = [_eligible(shape.machine.gpus, pod) for shape in fleet.shapes]
-    partitions = tuple(_partition_masks(shape.machine.gpus, pod) for shape in fleet.shapes) if pod.mig else ()
+    compiled = [_compile(shape.machine.gpus, pod) for shape in fleet.shapes]
     return Demand(
         request=pod,
         kind=pod.kind,
@@ -53,30 +54,27 @@ def compile_demand(fleet: topology.Topology, pod: requests.PodRequest) -> Demand
         gpus=pod.gpus,
         gpu_milli=pod.gpu_milli,
         nics=pod.nics,
-        eligible=np.array(per_shape, dtype=np.uint32)[fleet.shape],
-        partitions=partitions,
+        eligible=np.array([mask for mask, _ in compiled], dtype=np.uint32)[fleet.shape],
+        partitions=tuple(starts for _, starts in compiled) if pod.mig else (),
     )
 
 
-def _eligible(gpus: tuple[device.Gpu, ...], pod: requests.PodRequest) -> int:
-    """Return the mask of GPUs that the request accepts."""
-    mask = 0
-    for gpu in gpus:
-        suits = not pod.gpu_models or gpu.model.name in pod.gpu_models
-        if pod.kind is requests.RequestKind.MIG:
-            suits = suits and gpu.mig_enabled and gpu.model.profile(pod.mig) is not None
-        elif pod.kind is requests.RequestKind.SHARE:
-            suits = suits and gpu.shareable and not gpu.mig_enabled
-        mask |= suits << gpu.index
-    return mask
+def _compile(gpus: tuple[device.Gpu, ...], pod: requests.PodRequest) -> tuple[int, tuple[int, ...]]:
+    """Return the mask of GPUs that the request accepts on a shape, and the slice masks of its MIG profile."""
+    if pod.kind is requests.RequestKind.CPU:
+        return ALL_GPUS, ()
+    suitable = [gpu for gpu in gpus if not pod.gpu_models or gpu.model.name in pod.gpu_models]
+    if pod.kind is requests.RequestKind.SHARE:
+        suitable = [gpu for gpu in suitable if gpu.shareable and not gpu.mig_enabled]
+    if pod.kind is not requests.RequestKind.MIG:
+        return sum(1 << gpu.index for gpu in suitable), ()
+    placements = {gpu.index: _placements(gpu, pod.mig) for gpu in suitable if gpu.mig_enabled}
+    # One name can mean two shapes (1g.10gb of A100-40 and of A100-80): a node with both offers only its first kind.
+    offered = next((masks for masks in placements.values() if masks), ())
+    return sum(1 << index for index, masks in placements.items() if masks and masks == offered), offered
 
 
-def _partition_masks(gpus: tuple[device.Gpu, ...], pod: requests.PodRequest) -> tuple[int, ...]:
-    """Return the slice masks of the profile, highest start first so that big shapes stay possible at start 0."""
-    for gpu in gpus:
-        profile = gpu.model.profile(pod.mig)
-        if profile and gpu.mig_enabled:
-            holds_media = profile.name.endswith("+me") or profile.compute == gpu.model.compute_slices
-            media = MEDIA_BIT if holds_media else 0
-            return tuple(profile.mask(start) | media for start in sorted(profile.starts, reverse=True))
-    return ()
+def _placements(gpu: device.Gpu, name: str) -> tuple[int, ...]:
+    """Return the slice masks at which a GPU can hold a MIG profile, best start first."""
+    profile = gpu.model.profile(name)
+    return tuple(gpu.model.slices(profile, start) for start in profile.starts_best_first()) if profile else ()

@@ -31,7 +31,7 @@ class NodeShape:
     >>> shape.bandwidth(0b1111), shape.ring(0b1111_1111)
     (25000, (0, 3, 2, 1, 5, 6, 7, 4))
     >>> bin(shape.best(2, 0b0001_0111))
-    '0b10001'
+    '0b110'
     """
 
     machine: node.NodeTopology
