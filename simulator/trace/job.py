@@ -120,9 +120,9 @@ class Trace:
     def gang(self, job: int) -> gangs.Gang:
         """Return the gang of one job."""
         return replace(
-            self.shapes[self.shape[job]].gang,
+            self.shapes[int(self.shape[job])].gang,
             name=str(self.names[job]),
-            tenant=self.tenants[self.tenant[job]],
+            tenant=self.tenants[int(self.tenant[job])],
             priority=int(self.priority[job]),
             expected_s=float(self.expected_s[job]),
         )
