@@ -123,6 +123,29 @@ MODELS: dict[str, device.GpuModel] = {
 """Every product by name."""
 
 
+PRODUCTS: dict[str, device.GpuModel] = {
+    "Tesla V100-SXM2-32GB": V100_SXM2_32,
+    "Tesla V100-SXM3-32GB": V100_SXM3_32,
+    "Tesla T4": T4,
+    "NVIDIA A30": A30,
+    "NVIDIA A100-SXM4-40GB": A100_SXM4_40,
+    "NVIDIA A100-SXM4-80GB": A100_SXM4_80,
+    "NVIDIA A100 80GB PCIe": A100_PCIE_80,
+    "NVIDIA L40S": L40S,
+    "NVIDIA H100 80GB HBM3": H100_SXM5_80,
+    "NVIDIA H100 PCIe": H100_PCIE_80,
+    "NVIDIA H200": H200_SXM_141,
+    "NVIDIA B200": B200_SXM_180,
+    "NVIDIA GB200": GB200_186,
+}
+"""Products by the name that NVML reports (``nvmlDeviceGetName``)."""
+
+
+def of_product(name: str) -> device.GpuModel:
+    """Return the product of an NVML name, or one of that name about which nothing more is known."""
+    return PRODUCTS.get(name) or PRODUCTS.get(f"NVIDIA {name}") or named(name)
+
+
 def named(name: str) -> device.GpuModel:
     """Return the product called `name`, or one of that name about which nothing more is known."""
     return MODELS.get(name) or device.GpuModel(name, "Unknown", 0)

@@ -11,6 +11,7 @@ architecture (18 compute trays of four GPUs in one NVLink domain). Link speeds a
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import combinations
 
 from scheduler.model import device, gpu_models, layouts, node
@@ -81,6 +82,20 @@ def nvl72(rack: str, cluster_uuid: str, clique: int = 0) -> tuple[node.NodeTopol
     """
     fabric_id = f"{cluster_uuid}.{clique}"
     return tuple(_tray("gb200-nvl72", f"{rack}-tray-{i:02d}", fabric_id) for i in range(TRAYS_PER_RACK))
+
+
+def assume(machine: node.NodeTopology) -> node.NodeTopology:
+    """Give a node of unknown wiring the NVLinks of the known machine with the same GPUs, if there is just one such wiring.
+
+    For slices of drivers that do not publish NVLinks. GPUs are matched by position. Nodes that have links, and nodes
+    like no known machine, are returned as they are.
+    """
+    models = [gpu.model.name for gpu in machine.gpus]
+    known = [make(kind, machine.name) for kind, make in KINDS.items()]
+    twins = [twin for twin in known if [gpu.model.name for gpu in twin.gpus] == models]
+    if machine.nvlinks or not twins or len({twin.nvlinks for twin in twins}) > 1:
+        return machine
+    return replace(machine, nvlinks=twins[0].nvlinks, nvswitches=twins[0].nvswitches)
 
 
 def _mesh(gpus: int, links: int) -> Links:

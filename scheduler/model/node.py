@@ -150,9 +150,12 @@ def _problems(node: NodeTopology) -> Iterable[str]:
         indices = [d.index for d in getattr(node, field)]
         if indices != list(range(len(indices))):
             yield f"{field}: indices must be 0..{len(indices) - 1} in order, got {indices}"
-    names = [d.name for group in (node.gpus, node.nics) for d in group]
+    names = [gpu.name for gpu in node.gpus]
     if len(set(names)) != len(names):
-        yield f"two devices are called {next(name for name in names if names.count(name) > 1)}"
+        yield f"gpus: two are called {next(name for name in names if names.count(name) > 1)}"
+    models = {gpu.model for gpu in node.gpus}
+    if len({model.name for model in models}) != len(models):
+        yield "gpus: two models of one name differ"
     if len({key for key, _ in node.labels}) != len(node.labels):
         yield "labels: a key occurs twice"
     yield from _link_problems(node)
