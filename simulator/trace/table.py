@@ -40,7 +40,7 @@ class Table:
     first_line : int
         Line of row 0; 1 for Parquet, where rows are numbered instead.
     odd_lines : ndarray of int64 or None
-        Line of each row, where quoted fields run over several lines.
+        Line of each row, where lines and rows do not run in step.
     """
 
     file: str
@@ -199,9 +199,16 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def rows_of(file: str, digest: str, columns: Mapping[str, list[str | None]], first_line: int) -> Table:
+def rows_of(
+    file: str,
+    digest: str,
+    columns: Mapping[str, list[str | None]],
+    first_line: int,
+    odd_lines: NDArray[np.int64] | None = None,
+) -> Table:
     """Make a table of columns that another reader has split."""
-    return Table(file, digest, pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), first_line)
+    frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+    return Table(file, digest, frame, first_line, odd_lines)
 
 
 def _csv(file: str, data: bytes) -> Table:
