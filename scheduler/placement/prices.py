@@ -1,0 +1,180 @@
+"""What is a left-over worth? Integer price tables of a target workload, by linear programming.
+
+The tables are made once per target. Floating point stays inside this file: what leaves it is rounded to integers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from scheduler.model import request
+from scheduler.placement import target
+from scheduler.snapshot import topology
+
+MICRO = 1_000_000
+"""One GPU in micro-GPU, the unit of all prices."""
+
+WHOLE = 1000
+RESAMPLES = 50
+RESAMPLED_PODS = 1000
+QUANTILES = (1, 2, 3, 4, 5, 6, 7, 8)
+"""Tenths of the distribution of CPU per GPU at which stranded GPU is measured."""
+
+STRANDED_SCALE = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prices:
+    """Tables derived from a target workload and a fleet.
+
+    Attributes
+    ----------
+    residual : ndarray of int64, shape (1001,)
+        Worth of a GPU with r milli free, micro-GPU: what requests of the target can still use of it.
+    kappa : ndarray of int64, shape (Q,)
+        Micro-GPU that one milli-CPU feeds, times 1024, at each quantile of the target's CPU per GPU.
+    pressure : ndarray of int64, shape (N,)
+        Demand that insists on the node's GPU model, per mille of that model's capacity.
+    whole : dict of int to int
+        Per machine size, the share (per 1024) of the target's GPU demand that needs whole machines of that size.
+    """
+
+    residual: NDArray[np.int64]
+    kappa: NDArray[np.int64]
+    pressure: NDArray[np.int64]
+    whole: dict[int, int]
+
+
+def compile_prices(fleet: topology.Topology, wanted: target.TargetWorkload) -> Prices:
+    """Derive the tables; well under a second for hundreds of items."""
+    return Prices(residual_values(wanted), kappas(wanted), pressures(fleet, wanted), whole_machine_shares(wanted))
+
+
+def residual_values(wanted: target.TargetWorkload, seed: int = 0) -> NDArray[np.int64]:
+    """Price every left-over of a GPU by what shared requests can still make of it.
+
+    Returns
+    -------
+    ndarray of int64, shape (1001,)
+        Micro-GPU, never falling; ``[1000]`` is one GPU.
+
+    Notes
+    -----
+    Cutting stock (Gilmore and Gomory, 1961): cover the target's shared requests with the fewest GPUs. The dual of a
+    request size is what one such request is worth; a knapsack over those duals prices every residual. Demands of
+    1,000 pods are resampled 50 times and the tables averaged, since the duals of one demand are degenerate.
+    """
+    sizes, weights = _shared_sizes(wanted)
+    if not len(sizes):
+        table = np.zeros(WHOLE + 1, dtype=np.int64)
+        table[WHOLE] = MICRO
+        return table
+    generator = np.random.default_rng(seed)
+    demands, repeats = np.unique(
+        generator.multinomial(RESAMPLED_PODS, weights / weights.sum(), size=RESAMPLES), axis=0, return_counts=True
+    )
+    total = sum(n * _knapsack(sizes, _duals(sizes, d)) for d, n in zip(demands, repeats, strict=True))
+    return np.asarray(np.rint(total / RESAMPLES * MICRO), dtype=np.int64)
+
+
+def _shared_sizes(wanted: target.TargetWorkload) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the distinct request sizes below a whole GPU, ascending, and their counts."""
+    counts: dict[int, int] = {}
+    for item in wanted.items:
+        if item.pod.kind is request.RequestKind.SHARE:
+            counts[item.pod.gpu_milli] = counts.get(item.pod.gpu_milli, 0) + item.count
+    sizes = sorted(counts)
+    return np.array(sizes, dtype=np.int64), np.array([counts[s] for s in sizes], dtype=np.float64)
+
+
+def _duals(sizes: NDArray[np.int64], pods: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Solve the cutting-stock relaxation by column generation; return the dual price of every size, in GPUs."""
+    present = np.flatnonzero(pods)
+    duals = np.zeros(len(sizes))
+    columns = [np.where(present == i, WHOLE // sizes[i], 0) for i in present]
+    while True:
+        matrix = -np.array(columns, dtype=np.float64).T
+        master = optimize.linprog(np.ones(len(columns)), A_ub=matrix, b_ub=-pods[present], method="highs-ds")
+        duals[present] = -master.ineqlin.marginals
+        column = _best_pattern(sizes[present], duals[present])
+        if column @ duals[present] <= 1 + 1e-9:
+            return duals
+        columns.append(column)
+
+
+def _knapsack(sizes: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the best total value of requests that fit into each residual 0..1000."""
+    best = np.zeros(WHOLE + 1)
+    for room in range(int(sizes[0]), WHOLE + 1):
+        fits = sizes[sizes <= room]
+        best[room] = max(best[room - 1], float((best[room - fits] + values[: len(fits)]).max()))
+    return best
+
+
+def _best_pattern(sizes: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return how many requests of each size make the most valuable filling of one GPU."""
+    best = _knapsack(sizes, values)
+    pattern = np.zeros(len(sizes), dtype=np.int64)
+    room = WHOLE
+    while room and best[room] > 0:
+        if best[room] == best[room - 1]:
+            room -= 1
+            continue
+        fits = sizes[sizes <= room]
+        chosen = int(np.argmax(best[room - fits] + values[: len(fits)]))
+        pattern[chosen] += 1
+        room -= int(sizes[chosen])
+    return pattern
+
+
+def kappas(wanted: target.TargetWorkload) -> NDArray[np.int64]:
+    """Return how much GPU a milli-CPU feeds at the quantiles of the target's CPU per GPU.
+
+    Returns
+    -------
+    ndarray of int64, shape (8,)
+        Micro-GPU per milli-CPU times 1024; empty when no pod of the target asks for both.
+    """
+    rows = [
+        (item.pod.cpu_milli / item.pod.total_gpu_milli, item.count * item.pod.total_gpu_milli)
+        for item in wanted.items
+        if item.pod.total_gpu_milli
+    ]
+    rows = sorted((ratio, weight) for ratio, weight in rows)
+    if not rows or not rows[-1][0]:
+        return np.zeros(0, dtype=np.int64)
+    ratios, weights = np.array(rows).T
+    cumulated = np.cumsum(weights) / weights.sum()
+    at = np.searchsorted(cumulated, np.array(QUANTILES) / 10)
+    kept = ratios[at][ratios[at] > 0]
+    return np.asarray(np.rint(WHOLE * STRANDED_SCALE / kept), dtype=np.int64)
+
+
+def pressures(fleet: topology.Topology, wanted: target.TargetWorkload) -> NDArray[np.int64]:
+    """Return the demand that insists on the GPU model of each node, per mille of that model's capacity.
+
+    A request that names several models is spread over them by their capacity.
+    """
+    model = np.array([machine.gpus[0].model.name if machine.gpus else "" for machine in fleet.nodes])
+    capacity = {str(name): int(fleet.gpus[model == name].sum()) for name in np.unique(model) if name}
+    total = sum(item.count * item.pod.total_gpu_milli for item in wanted.items)
+    price = dict.fromkeys(capacity, 0.0)
+    for item in wanted.items:
+        named = [name for name in item.pod.gpu_models if name in capacity]
+        if item.pod.total_gpu_milli and named:
+            share = item.count * item.pod.total_gpu_milli / total
+            for name in named:
+                price[name] += share * fleet.total_gpus / sum(capacity[other] for other in named)
+    return np.array([round(1000 * price.get(str(name), 0.0)) for name in model], dtype=np.int64)
+
+
+def whole_machine_shares(wanted: target.TargetWorkload) -> dict[int, int]:
+    """Return, per machine size, the share of the GPU demand whose pods take whole machines of it, per 1024."""
+    total = sum(item.count * item.pod.total_gpu_milli for item in wanted.items)
+    demand: dict[int, int] = {}
+    for item in wanted.items:
+        if item.pod.kind is request.RequestKind.WHOLE and item.pod.gpus > 1:
+            demand[item.pod.gpus] = demand.get(item.pod.gpus, 0) + item.count * item.pod.total_gpu_milli
+    return {gpus: milli * 1024 // total for gpus, milli in sorted(demand.items())}
