@@ -15,6 +15,8 @@ class Reason(Enum):
     CPU = "InsufficientCPU"
     MEMORY = "InsufficientMemory"
     NICS = "InsufficientNICs"
+    ACCELERATORS = "InsufficientAccelerators"
+    PODS = "InsufficientPodSlots"
     PARTITION = "NoMIGPlacement"
     DOMAIN = "NoDomainLargeEnough"
     SEGMENT = "SegmentDoesNotFit"
