@@ -125,9 +125,9 @@ def devices_that_fit(snapshot: state.Snapshot, pod: demand.Demand, part: slice =
             shares = snapshot.gpu_free[part] // np.int32(pod.gpu_milli)
             if not _all_eligible(snapshot.topology, pod, part):
                 shares *= usable_gpus(pod, snapshot.topology.width, part)
-            return shares.sum(axis=1, dtype=np.int32)
+            return np.asarray(shares.sum(axis=1, dtype=np.int32))
         case requests.RequestKind.MIG:
-            return partitions_that_fit(snapshot, pod, part) // np.int32(pod.gpus)
+            return np.asarray(partitions_that_fit(snapshot, pod, part) // np.int32(pod.gpus))
 
 
 def partitions_that_fit(snapshot: state.Snapshot, pod: demand.Demand, part: slice = ALL) -> Counts:
@@ -137,7 +137,7 @@ def partitions_that_fit(snapshot: state.Snapshot, pod: demand.Demand, part: slic
     usable = (used > 0) | (snapshot.gpu_free[part] == state.FULL)
     usable &= usable_gpus(pod, snapshot.topology.width, part)
     room = tables[snapshot.topology.shape[part, None], used]
-    return np.where(usable, room, 0).sum(axis=1, dtype=np.int32)
+    return np.asarray(np.where(usable, room, 0).sum(axis=1, dtype=np.int32))
 
 
 def usable_gpus(pod: demand.Demand, width: int, part: slice = ALL) -> NDArray[np.bool_]:
@@ -157,7 +157,8 @@ def _devices_free(snapshot: state.Snapshot, pod: demand.Demand) -> NDArray[np.in
         case requests.RequestKind.WHOLE:
             return np.bitwise_count(snapshot.free_mask & pod.eligible).astype(np.int64)
         case requests.RequestKind.SHARE:
-            return (snapshot.gpu_free * usable_gpus(pod, snapshot.topology.width)).sum(axis=1, dtype=np.int64)
+            milli = snapshot.gpu_free * usable_gpus(pod, snapshot.topology.width)
+            return np.asarray(milli.sum(axis=1, dtype=np.int64))
         case _:
             return partitions_that_fit(snapshot, pod).astype(np.int64)
 
