@@ -204,12 +204,12 @@ def collectives(architecture: str = "Hopper") -> Collectives:
 
     Raises
     ------
-    KeyError
+    ValueError
         Nothing was measured on it.
     """
     fitted = facts()["architectures"]
     if architecture not in fitted:
-        raise KeyError(f"no measurements of {architecture!r}; there are {', '.join(sorted(fitted))}")
+        raise ValueError(f"no measurements of {architecture!r}; there are {', '.join(sorted(fitted))}")
     nvlink, pcie, network = (_read_link(fitted[architecture][kind]) for kind in ("nvlink", "pcie", "network"))
     # Short messages were timed with more noise than links differ by: a slower link shall not look quicker.
     pcie = Link(max(pcie.latency_us, nvlink.latency_us), pcie.efficiency)
@@ -225,7 +225,7 @@ def by_name(name: str) -> RuntimeModel:
 
     Raises
     ------
-    KeyError
+    ValueError
         There is no such model.
     """
     kind, _, architecture = name.partition(":")
@@ -233,4 +233,4 @@ def by_name(name: str) -> RuntimeModel:
         return Fixed()
     if kind == "collectives":
         return collectives(architecture or "Hopper")
-    raise KeyError(f"no run-time model {name!r}; there are none, collectives, collectives:ARCHITECTURE")
+    raise ValueError(f"no run-time model {name!r}; there are none, collectives, collectives:ARCHITECTURE")

@@ -142,8 +142,8 @@ def alpha_beta(groups: Sequence[Group], nominal_mb_s: Sequence[float]) -> tuple[
             latency + group.traffic * sizes / (efficiency * nominal)
             for group, nominal, (sizes, _) in zip(groups, nominal_mb_s, binned, strict=True)
         ]
-        times: Floats = np.concatenate([times for _, times in binned])
-        return np.log(np.concatenate(predicted)) - np.log(times)
+        measured = np.concatenate([times for _, times in binned])
+        return np.asarray(np.log(np.concatenate(predicted) / measured), dtype=np.float64)
 
     start = np.log([30.0, 0.7])
     fitted = optimize.least_squares(residuals, start, loss="soft_l1", f_scale=LOOSENESS, xtol=1e-12, ftol=1e-12)

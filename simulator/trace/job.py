@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scheduler.model import gang as gangs
 from scheduler.model import request
+from simulator import bad_input
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -22,38 +23,8 @@ Texts = NDArray[Any]
 TEXT = np.dtypes.StringDType()
 
 
-class TraceError(ValueError):
-    """Input that is no valid trace: one message with file, line, field, value and remedy.
-
-    Attributes
-    ----------
-    file : str
-        As the user named it.
-    line : int
-        1-based, 0 when the whole file is meant.
-    field, value, remedy : str
-        "" where they do not apply.
-    """
-
-    def __init__(
-        self, problem: str, *, file: str = "", line: int = 0, field: str = "", value: str = "", remedy: str = ""
-    ) -> None:
-        self.problem, self.file, self.line, self.field, self.value, self.remedy = (
-            problem,
-            file,
-            line,
-            field,
-            value[:80],
-            remedy,
-        )
-        super().__init__(str(self))
-
-    def __str__(self) -> str:
-        places = [self.file, f"line {self.line}" if self.line else "", f"field {self.field}" if self.field else ""]
-        where = ", ".join(place for place in places if place)
-        got = f", got {self.value!r}" if self.value else ""
-        remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{where + ': ' if where else ''}{self.problem}{got}{remedy}"
+class TraceError(bad_input.BadInput):
+    """Input that is no valid trace."""
 
 
 @dataclass(frozen=True, slots=True)
