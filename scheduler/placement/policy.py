@@ -29,6 +29,22 @@ DeviceRule = Literal["best-subset", "first-fit"]
 Weight = Annotated[int, pydantic.Field(ge=0, le=1_000_000)]
 
 
+POD_WEIGHTS: dict[PodRule, dict[str, int]] = {
+    "opportunity-cost": {
+        "fragmentation": 300,
+        "stranded": 4000,
+        "left": 100,
+        "open": 75,
+        "value": 5000,
+        "gpu_left": 150,
+        "pressure": 400,
+        "left_cpu": 60,
+        "scarcity": 500,
+    }
+}
+"""Weights that a rule reads, per mille, and their defaults; ``docs/adr/0003`` tells how these were found."""
+
+
 class _Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -38,6 +54,15 @@ class PodScoring(_Frozen):
 
     rule: PodRule = "opportunity-cost"
     weights: dict[str, Weight] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _known_weights(self) -> "PodScoring":
+        known = POD_WEIGHTS.get(self.rule, {})
+        unknown = sorted(set(self.weights) - set(known))
+        if unknown:
+            reads = f"it reads {', '.join(sorted(known))}" if known else "it reads none"
+            raise ValueError(f"rule {self.rule} has no weight {', '.join(unknown)}; {reads}")
+        return self
 
 
 class GangScoring(_Frozen):
@@ -68,3 +93,9 @@ class ScoringPolicy(_Frozen):
     kind: Literal["ScoringPolicy"] = "ScoringPolicy"
     metadata: Metadata
     spec: Spec = Spec()
+
+
+def pod_weights(chosen: ScoringPolicy) -> dict[str, int]:
+    """Return all weights of the pod rule: those of the document, defaults for the rest."""
+    pods = chosen.spec.pods
+    return POD_WEIGHTS.get(pods.rule, {}) | pods.weights
