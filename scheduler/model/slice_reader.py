@@ -143,7 +143,7 @@ def _model(
     name, architecture, memory_mib = d.text("productName", "unknown"), d.text("architecture"), d.mib("memory")
     known = facts.get("models", {}).get(name)
     if known is None:
-        table = mig_table([p for p in partitions if p.text("parentUUID") == d.text("uuid")])
+        table = mig_table([p for p in partitions if published_index(p) == published_index(d)])
         return device.GpuModel(name, architecture, memory_mib, max((p.compute for p in table), default=0), table)
     try:
         profiles = tuple(

@@ -44,8 +44,8 @@ def holdings(draw: st.DrawFn) -> tuple[node.NodeTopology, claim.Held, str]:
         tuple(draw(st.sets(st.sampled_from(range(len(machine.accelerators)))))) if machine.accelerators else ()
     )
     parts = [part for gpu in machine.gpus for part in claim.partitions_of(gpu)]
-    if parts and draw(st.booleans()):
-        part = draw(st.sampled_from(parts))
+    part = draw(st.sampled_from([None, *parts]))
+    if part:
         held = claim.Held((), 0, ((part.gpu.index, part.slices),), nic_mask, accelerators)
         return machine, held, part.profile.name
     divisible = all(machine.gpus[g].divisible for g in chosen)

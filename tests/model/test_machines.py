@@ -10,10 +10,11 @@ from scheduler.model import device, gpu_models, machines, node
 @pytest.mark.parametrize("kind", machines.KINDS)
 def test_every_machine_has_unique_bus_ids_and_known_places(kind: str) -> None:
     machine = machines.build(kind, "n")
-    buses = [d.pci_bus_id for d in (*machine.gpus, *machine.nics)]
+    devices: list[device.Gpu | device.Nic] = [*machine.gpus, *machine.nics]
+    buses = [d.pci_bus_id for d in devices]
     assert len(set(buses)) == len(buses)
-    assert all(d.pcie_root for d in (*machine.gpus, *machine.nics))
-    assert all(0 <= d.numa < len(machine.numa_distances) for d in (*machine.gpus, *machine.nics))
+    assert all(d.pcie_root for d in devices)
+    assert all(0 <= d.numa < len(machine.numa_distances) for d in devices)
     assert machine.machine == kind
     assert machine.cpu_milli and machine.memory_mib
 

@@ -93,7 +93,7 @@ def test_distance_classes_follow_switches_roots_and_numa_nodes() -> None:
 
 @given(strategies.topologies())
 def test_distance_is_symmetric(machine: node.NodeTopology) -> None:
-    places = [*machine.gpus, *machine.nics, *machine.accelerators]
+    places: list[distance.Position] = [*machine.gpus, *machine.nics, *machine.accelerators]
     assert all(distance.between(a, b) is distance.between(b, a) for a in places for b in places)
 
 
