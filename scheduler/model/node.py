@@ -129,6 +129,10 @@ class NodeTopology:
         """Tell whether two different NUMA nodes are as near as any: on one socket, or at the least SLIT distance."""
         if max(a, b) < len(self.sockets):
             return self.sockets[a] == self.sockets[b]
+        return self._is_nearest(a, b) or self._is_nearest(b, a)
+
+    def _is_nearest(self, a: int, b: int) -> bool:
+        """Tell whether no NUMA node is nearer to a than b by SLIT distance; firmware may not be symmetric about it."""
         if max(a, b) >= len(self.numa_distances):
             return False
         row = self.numa_distances[a]
