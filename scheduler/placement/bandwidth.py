@@ -103,7 +103,7 @@ def rates(fleet: topology.Topology, rule: policy.DeviceRule) -> Rates:
         unions.append(_unions(fleet, shape.gpus, rule, len(unions)) if tabulated else np.zeros(0, dtype=np.int64))
         rings.append(shape.bandwidth_table.astype(np.int64) if tabulated else np.zeros(0, dtype=np.int64))
         masks = range(1 << shape.gpus) if tabulated else ()
-        nics.append(np.array([_outward(shape, mask) for mask in masks], dtype=np.int64))
+        nics.append(np.array([outward(shape, mask) for mask in masks], dtype=np.int64))
     return Rates(
         union=np.concatenate(unions),
         union_start=_starts(unions),
@@ -207,15 +207,17 @@ def _look_up(fleet: topology.Topology, table: Rates, nodes: Ints, masks: Ints) -
 @lru_cache(maxsize=1 << 14)
 def _large(fleet: topology.Topology, shape: int, mask: int) -> tuple[int, int]:
     """Return ring and NIC bandwidth of a mask of a shape that has no tables."""
-    return fleet.shapes[shape].bandwidth(mask), _outward(fleet.shapes[shape], mask)
+    return fleet.shapes[shape].bandwidth(mask), outward(fleet.shapes[shape], mask)
 
 
-def _outward(shape: shapes.NodeShape, mask: int) -> int:
+def outward(shape: shapes.NodeShape, mask: int) -> int:
     """Return the bandwidth at which the GPUs of a mask reach other nodes."""
     return shape.nic_bandwidth(mask) if shape.machine.nics or not mask else HOST_NETWORK_MB_S
 
 
-def unions(snapshot: state.Snapshot, rule: policy.DeviceRule, eligible: Ints, nodes: Ints, gpus: Ints) -> Ints:
+def unions(
+    snapshot: state.Snapshot, rule: policy.DeviceRule, eligible: NDArray[np.uint32], nodes: Ints, gpus: Ints
+) -> Ints:
     """Return the masks that pods with `gpus` GPUs in all would get on each of some nodes, as `devices.cut` decides.
 
     Parameters

@@ -120,7 +120,7 @@ def devices_that_fit(snapshot: state.Snapshot, pod: demand.Demand, part: slice =
             return np.full(len(snapshot.up[part]), UNLIMITED, dtype=np.int32)
         case requests.RequestKind.WHOLE:
             free = np.bitwise_count(snapshot.free_mask[part] & pod.eligible[part])
-            return (free // np.uint8(pod.gpus)).astype(np.int32)
+            return np.asarray(free // np.uint8(pod.gpus), dtype=np.int32)
         case requests.RequestKind.SHARE:
             shares = snapshot.gpu_free[part] // np.int32(pod.gpu_milli)
             if not _all_eligible(snapshot.topology, pod, part):
@@ -155,7 +155,7 @@ def _devices_free(snapshot: state.Snapshot, pod: demand.Demand) -> NDArray[np.in
     """Return the free units of what the pod takes from GPUs: GPUs, milli-shares or partitions."""
     match pod.kind:
         case requests.RequestKind.WHOLE:
-            return np.bitwise_count(snapshot.free_mask & pod.eligible).astype(np.int64)
+            return np.asarray(np.bitwise_count(snapshot.free_mask & pod.eligible), dtype=np.int64)
         case requests.RequestKind.SHARE:
             milli = snapshot.gpu_free * usable_gpus(pod, snapshot.topology.width)
             return np.asarray(milli.sum(axis=1, dtype=np.int64))

@@ -1,0 +1,351 @@
+"""Where a gang goes: exact devices for every pod, or the constraint that blocks it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scheduler.model import gang as gangs
+from scheduler.model import reasons
+from scheduler.model import request as requests
+from scheduler.placement import (
+    bandwidth,
+    devices,
+    domains,
+    fit,
+    pack,
+    placement,
+    plan,
+    refusal,
+    scoring,
+    search,
+    tas,
+)
+from scheduler.snapshot import demand, state, topology
+
+TRIES = 32
+"""Domains in which a gang of several roles is tried; with one role the first is certain to hold it."""
+
+RUNNERS_UP = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """Nodes and devices for one role, and what the nodes were compared with."""
+
+    pack: pack.Pack
+    grants: tuple[state.Grant, ...] = ()
+    terms: placement.Terms = ()
+    others: tuple[search.Scored, ...] = ()
+
+
+def place(
+    snapshot: state.Snapshot,
+    gang: gangs.Gang,
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers = bandwidth.DEFAULT,
+) -> placement.Placement | reasons.Rejection:
+    """Find devices for all pods of a gang, or say why there are none.
+
+    Parameters
+    ----------
+    score : Scoring
+        The policy, compiled for the fleet of `snapshot`.
+    tiers : Tiers
+        Oversubscription of the network, for predicted bandwidth.
+
+    Returns
+    -------
+    Placement
+        The grants can be taken in rank order. Nothing has been taken: `snapshot` is unchanged to the byte.
+    Rejection
+        For gangs of one role it is proof that no placement exists. For several roles that were not refused from counts
+        it says `SEARCH_LIMIT`.
+
+    Notes
+    -----
+    A lone pod without constraints goes where the pod rule says. One role: capacities of all domains, then the domain
+    rule. Several roles: domains that hold each role and their sum, tightest first; in each, the roles one after the
+    other, hardest first, on a copy of the snapshot.
+
+    With a minimum below its size, a gang that does not fit whole gets as many pods as fit, dropped from the end of the
+    rank order.
+    """
+    levels = snapshot.topology.tree.levels
+    unknown = next((name for name in _levels(gang) if name not in levels), None)
+    if unknown is not None:
+        return refusal.no_such_level(gang, unknown, levels)
+    if gang.size == 1 and gang.constraint.required == gang.roles[0].constraint.required == "":
+        return _place_pod(snapshot, gang, score)
+    return _place_gang(snapshot, gang, score, tiers)
+
+
+def _levels(gang: gangs.Gang) -> list[str]:
+    """Return the levels that a gang names."""
+    constraints = [gang.constraint, *(role.constraint for role in gang.roles)]
+    names = [name for one in constraints for name in (one.required, one.preferred)]
+    names += [part.level for role in gang.roles for part in (role.segment, role.spread) if part]
+    return [name for name in names if name]
+
+
+def _place_pod(
+    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring
+) -> placement.Placement | reasons.Rejection:
+    """Place a gang of one pod by the pod rule."""
+    wanted = score.demand(gang.roles[0].request)
+    choice = score.choose(snapshot, wanted, 0, len(snapshot.up))
+    if choice is None:
+        return refusal.refuse(snapshot, gang, [wanted])
+    rule = score.policy.spec.gangs.devices
+    grants = tuple(devices.grants(snapshot, wanted, choice.node, 1, rule, choice.gpu))
+    fleet = snapshot.topology
+    mb_s = 0
+    if wanted.kind is requests.RequestKind.WHOLE and wanted.gpus > 1:
+        mb_s = fleet.shapes[int(fleet.shape[choice.node])].bandwidth(grants[0].mask)
+    terms = choice.terms or (("cost", choice.cost),)
+    return placement.Placement(gang, grants, fleet.nodes[choice.node].name, fleet.tree.levels[-1], mb_s, terms)
+
+
+def _place_gang(
+    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, tiers: bandwidth.Tiers
+) -> placement.Placement | reasons.Rejection:
+    """Place a gang whole, or else as much of it as its minimum allows."""
+    wanted = [score.demand(role.request) for role in gang.roles]
+    counts = [role.count for role in gang.roles]
+    chosen = _choose(snapshot, gang, wanted, counts, score, tiers)
+    if chosen is None and gang.minimum < gang.size:
+        chosen = _most(snapshot, gang, wanted, score, tiers)
+    if chosen is None:
+        return refusal.refuse(snapshot, gang, wanted)
+    return _answer(snapshot, gang, chosen, score, tiers)
+
+
+def _most(
+    snapshot: state.Snapshot,
+    gang: gangs.Gang,
+    wanted: Sequence[demand.Demand],
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers,
+) -> list[Chosen] | None:
+    """Find the largest part of a gang that fits, by bisection: what fits for more pods fits for fewer."""
+    trials = [counts for counts in refusal.parts(gang) if gang.minimum <= sum(counts) < gang.size]
+    best = None
+    while trials:
+        middle = len(trials) // 2
+        found = _choose(snapshot, gang, wanted, trials[middle], score, tiers)
+        if found is None:
+            trials = trials[:middle]
+        else:
+            best, trials = found, trials[middle + 1 :]
+    return best
+
+
+def _choose(
+    snapshot: state.Snapshot,
+    gang: gangs.Gang,
+    wanted: Sequence[demand.Demand],
+    counts: Sequence[int],
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers,
+) -> list[Chosen] | None:
+    """Choose nodes for `counts` pods of each role; roles without pods are left out."""
+    filled = [row for row, count in enumerate(counts) if count]
+    if len(filled) == 1:
+        role, pod = gang.roles[filled[0]], wanted[filled[0]]
+        held = _capacity(snapshot, pod, domains.bounds(snapshot.topology.tree, gang.constraint, role))
+        only = choose_nodes(snapshot, pod, held, counts[filled[0]], score, tiers)
+        return None if only is None else [replace(only, grants=_grants(snapshot, pod, only.pack, score))]
+    return _choose_roles(snapshot, gang, wanted, counts, score, tiers)
+
+
+def _capacity(snapshot: state.Snapshot, pod: demand.Demand, limit: domains.Bounds) -> domains.Capacity:
+    return domains.capacity(snapshot.topology.tree, fit.pods_that_fit(snapshot, pod), limit)
+
+
+def choose_nodes(
+    snapshot: state.Snapshot,
+    pod: demand.Demand,
+    held: domains.Capacity,
+    need: int,
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers,
+    within: int = 0,
+) -> Chosen | None:
+    """Choose nodes for the pods of one role by the policy's domain rule.
+
+    Returns
+    -------
+    Chosen or None
+        None exactly when ``held`` has no domain for them.
+    """
+    fabric_tree = snapshot.topology.tree
+    rules = score.policy.spec.gangs
+    found: pack.Pack | None
+    match rules.domains:
+        case "opportunity-cost":
+            ranked = search.opportunity_cost(snapshot, pod, held, need, rules, tiers, within)
+            return Chosen(ranked[0].pack, (), ranked[0].price.terms, tuple(ranked[1:])) if ranked else None
+        case "tas-best-fit" | "tas-least-free":
+            found = tas.choose(fabric_tree, held, need, rules.domains == "tas-least-free", within)
+        case "first-fit":
+            found = _first_fit(snapshot, held, need, within)
+    return None if found is None else Chosen(found)
+
+
+def _first_fit(snapshot: state.Snapshot, held: domains.Capacity, need: int, within: int) -> pack.Pack | None:
+    """Fill the nodes in their order inside the first domain of the required level that holds all pods."""
+    fabric_tree = snapshot.topology.tree
+    end = int(fabric_tree.end[within])
+    level = max(held.bounds.required, int(fabric_tree.level[within]))
+    able = np.flatnonzero((held.whole[within:end] >= need) & (fabric_tree.level[within:end] == level))
+    if not len(able):
+        return None
+    return pack.fill(fabric_tree, held, int(able[0]) + within, need, "in-order", np.zeros_like(held.room))
+
+
+def _choose_roles(
+    snapshot: state.Snapshot,
+    gang: gangs.Gang,
+    wanted: Sequence[demand.Demand],
+    counts: Sequence[int],
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers,
+) -> list[Chosen] | None:
+    """Choose nodes for several roles: domain by domain, hardest role first, then in the opposite order."""
+    fleet = snapshot.topology
+    limits = [domains.bounds(fleet.tree, gangs.TopologyConstraint(), role) for role in gang.roles]
+    filled = [row for row, count in enumerate(counts) if count]
+    held = {row: _capacity(snapshot, wanted[row], limits[row]) for row in filled}
+    candidates = _common_domains(snapshot, gang, wanted, counts, held, score)
+    hardest = sorted(filled, key=lambda row: (-wanted[row].gpus, -wanted[row].cpu_milli, row))
+    trial = plan.Plan(snapshot.copy())
+    for domain in candidates[:TRIES]:
+        for order in (hardest, hardest[::-1]):
+            found = _fill_roles(trial, domain, order, wanted, counts, limits, score, tiers)
+            if found is not None:
+                return [found[row] for row in filled]
+    return None
+
+
+def _fill_roles(
+    trial: plan.Plan,
+    domain: int,
+    order: Sequence[int],
+    wanted: Sequence[demand.Demand],
+    counts: Sequence[int],
+    limits: Sequence[domains.Bounds],
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers,
+) -> dict[int, Chosen] | None:
+    """Place the roles in a domain one after the other; the trial is rolled back in any case."""
+    work, mark = trial.snapshot, trial.checkpoint()
+    fabric_tree = work.topology.tree
+    low, high = int(fabric_tree.first_node[domain]), int(fabric_tree.last_node[domain])
+    found: dict[int, Chosen] = {}
+    for row in order:
+        counted = np.zeros(len(work.up), dtype=np.int32)
+        counted[low:high] = fit.pods_that_fit(work, wanted[row], low, high)
+        held = domains.capacity(fabric_tree, counted, limits[row])
+        chosen = choose_nodes(work, wanted[row], held, counts[row], score, tiers, domain)
+        if chosen is None:
+            trial.rollback(mark)
+            return None
+        found[row] = replace(chosen, grants=_grants(work, wanted[row], chosen.pack, score))
+        if row != order[-1]:
+            for grant in found[row].grants:
+                trial.take(grant)
+    trial.rollback(mark)
+    return found
+
+
+def _common_domains(
+    snapshot: state.Snapshot,
+    gang: gangs.Gang,
+    wanted: Sequence[demand.Demand],
+    counts: Sequence[int],
+    held: dict[int, domains.Capacity],
+    score: scoring.Scoring,
+) -> list[int]:
+    """Return the domains that hold every role alone and whose sums hold them all, in the order of trying."""
+    fabric_tree = snapshot.topology.tree
+    limit = domains.bounds(fabric_tree, gang.constraint, gangs.Role("", 1, requests.PodRequest()))
+    able = fabric_tree.level >= limit.required
+    for row, capacity in held.items():
+        able &= capacity.whole >= counts[row]
+    for _, _, free, need in refusal.sums(snapshot, wanted, counts):
+        able &= free >= need
+    vertices = np.flatnonzero(able)
+    if score.policy.spec.gangs.domains == "first-fit":
+        return [int(vertex) for vertex in vertices[fabric_tree.level[vertices] == limit.required]]
+    if score.policy.spec.gangs.domains != "opportunity-cost":
+        level = max(limit.required, limit.preferred, 0)
+        vertices = vertices[fabric_tree.level[vertices] <= level]
+    first = next(iter(held.values()))
+    keys = (vertices, first.whole[vertices], snapshot.free_in[vertices], -fabric_tree.level[vertices])
+    return [int(vertex) for vertex in vertices[np.lexsort(keys)]]
+
+
+def _grants(
+    snapshot: state.Snapshot, pod: demand.Demand, chosen: pack.Pack, score: scoring.Scoring
+) -> tuple[state.Grant, ...]:
+    """Return the grants of one role in rank order."""
+    rules = score.policy.spec.gangs
+    nodes, pods = chosen.nodes, chosen.pods
+    if rules.domains in ("tas-best-fit", "tas-least-free"):
+        order = tas.ranks(snapshot.topology.tree, nodes)
+        nodes, pods = nodes[order], pods[order]
+    grants: list[state.Grant] = []
+    for node, count in zip(nodes.tolist(), pods.tolist(), strict=True):
+        grants += devices.grants(snapshot, pod, node, count, rules.devices)
+    return tuple(grants)
+
+
+def _answer(
+    snapshot: state.Snapshot,
+    gang: gangs.Gang,
+    chosen: Sequence[Chosen],
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers,
+) -> placement.Placement:
+    """Put the roles together in rank order."""
+    fleet = snapshot.topology
+    grants = tuple(grant for one in chosen for grant in one.grants)
+    nodes = [grant.node for grant in grants]
+    domain = domains.common(fleet.tree, min(nodes), max(nodes))
+    return placement.Placement(
+        gang=gang,
+        grants=grants,
+        domain=fleet.tree.names[domain],
+        level=fleet.tree.levels[int(fleet.tree.level[domain])],
+        bandwidth_mb_s=predict(fleet, grants, score, tiers),
+        terms=chosen[0].terms,
+        runners_up=_runners_up(fleet, chosen[0]),
+    )
+
+
+def predict(
+    fleet: topology.Topology, grants: Sequence[state.Grant], score: scoring.Scoring, tiers: bandwidth.Tiers
+) -> int:
+    """Predict the bandwidth of the collective over the whole GPUs of some grants, MB/s; 0 with shares or partitions."""
+    if any(grant.mask and grant.milli != state.FULL for grant in grants):
+        return 0
+    masks: dict[int, int] = {}
+    for grant in grants:
+        masks[grant.node] = masks.get(grant.node, 0) | grant.mask
+    nodes = np.array(sorted(masks), dtype=np.int64)
+    used = np.array([masks[node] for node in sorted(masks)], dtype=np.int64)
+    start = np.zeros(1, dtype=np.int64)
+    return int(bandwidth.predict(fleet, score.policy.spec.gangs.devices, tiers, nodes, used, start)[0])
+
+
+def _runners_up(fleet: topology.Topology, chosen: Chosen) -> tuple[placement.Candidate, ...]:
+    """Return the next best domains, the best pack of each."""
+    best: dict[int, placement.Terms] = {}
+    for other in chosen.others:
+        if other.pack.domain != chosen.pack.domain:
+            best.setdefault(other.pack.domain, other.price.terms)
+    names, levels = fleet.tree.names, fleet.tree.levels
+    return tuple(
+        placement.Candidate(names[domain], levels[int(fleet.tree.level[domain])], terms)
+        for domain, terms in list(best.items())[:RUNNERS_UP]
+    )
