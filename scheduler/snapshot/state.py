@@ -177,7 +177,7 @@ class Snapshot:
             and self.memory_free[n] >= grant.memory_mib
             and self.pods_free[n] >= 1
             and grant.nic_mask & ~int(self.nic_mask[n]) == 0
-            and all(self.accelerators_free[kind][n] >= count for kind, count in grant.accelerators)
+            and all(self._accelerators(kind, n) >= count for kind, count in grant.accelerators)
             and (not whole or grant.mask & ~int(self.free_mask[n]) == 0)
             and (whole or not grant.milli or all(self.gpu_free[n, g] >= grant.milli for g in grant.gpus))
             and self._partitions_free(grant)
@@ -195,6 +195,10 @@ class Snapshot:
             used[gpu] = before | slices
         return True
 
+    def _accelerators(self, kind: str, n: int) -> int:
+        """Return the free accelerators of a kind; 0 for kinds that the fleet does not have."""
+        return int(self.accelerators_free[kind][n]) if kind in self.accelerators_free else 0
+
     def _check_held(self, grant: Grant) -> None:
         n = grant.node
         machine = self.topology.nodes[n]
@@ -203,11 +207,25 @@ class Snapshot:
             and self.memory_free[n] + grant.memory_mib <= machine.memory_mib
             and self.pods_free[n] < machine.max_pods
             and grant.nic_mask & int(self.nic_mask[n]) == 0
-            and (not grant.milli or all(self.gpu_free[n, g] + grant.milli <= FULL for g in grant.gpus))
+            and grant.nic_mask >> len(machine.nics) == 0
+            and all(
+                self._accelerators(kind, n) + count <= self._all_accelerators(kind, n)
+                for kind, count in grant.accelerators
+            )
+            and (not grant.milli or all(self._shares_held(n, g) >= grant.milli for g in grant.gpus))
             and all(int(self.slices_used[n, gpu]) & slices == slices for gpu, slices in grant.partitions)
         )
         if not held:
             raise InvariantError(f"{grant} is not held on {machine.name}")
+
+    def _all_accelerators(self, kind: str, n: int) -> int:
+        """Return how many accelerators of a kind a node has."""
+        return sum(a.kind == kind for a in self.topology.nodes[n].accelerators)
+
+    def _shares_held(self, n: int, gpu: int) -> int:
+        """Return the milli-shares that pods hold of a GPU: none of a missing, failed or partitioned one."""
+        exists = gpu < self.topology.gpus[n] and not int(self.failed_gpus[n]) >> gpu & 1
+        return FULL - int(self.gpu_free[n, gpu]) if exists and not self.slices_used[n, gpu] else 0
 
     def _apply(self, grant: Grant, sign: int) -> None:
         """Add (+1) or subtract (-1) a grant."""
