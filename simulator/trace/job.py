@@ -238,6 +238,8 @@ def _check(name: str, columns: dict[str, NDArray[Any]], shapes: int, tenants: in
     for field, size in (("shape", shapes), ("tenant", tenants)):
         if jobs and not 0 <= columns[field].min() <= columns[field].max() < size:
             raise TraceError(f"an index is outside 0..{size - 1}", file=name, field=field)
+    if jobs and (np.strings.str_len(columns["names"]) == 0).any():
+        raise TraceError("a job has no name", file=name, field="name")
     twice = first_duplicate(columns["names"])
     if twice >= 0:
         raise TraceError("two jobs have this name", file=name, field="name", value=str(columns["names"][twice]))
