@@ -1,5 +1,6 @@
 """The all-or-nothing set of pods that JobSets, Kueue Workloads, PodGroups and annotated pods all become."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,6 +64,11 @@ class Gang:
         Run time that the submitter declared, for back-fill; 0 when unknown.
     decision_id : str
         Ties every record of this gang together, from the gateway to the device.
+
+    Raises
+    ------
+    ValueError
+        The gang contradicts itself; the message names gang, role and field.
     """
 
     name: str
@@ -76,15 +82,8 @@ class Gang:
     decision_id: str = ""
 
     def __post_init__(self) -> None:
-        if not self.roles or any(role.count < 1 for role in self.roles):
-            raise ValueError(f"gang {self.name}: every gang needs roles, each with a count of at least 1")
-        if len({role.name for role in self.roles}) != len(self.roles):
-            raise ValueError(f"gang {self.name}: two roles have the same name")
-        if not 0 <= self.min_member <= self.size:
-            raise ValueError(f"gang {self.name}: min_member {self.min_member} is outside 0..{self.size}")
-        for role in self.roles:
-            if role.segment and (role.segment.size < 1 or role.count % role.segment.size):
-                raise ValueError(f"gang {self.name}: role {role.name}: segment size must divide count {role.count}")
+        for problem in _problems(self):
+            raise ValueError(f"gang {self.name}: {problem}")
 
     @property
     def size(self) -> int:
@@ -108,6 +107,30 @@ class Gang:
             for index in range(role.count):
                 yield rank, role, index
                 rank += 1
+
+
+def _problems(gang: Gang) -> Iterator[str]:
+    """Yield what is wrong with a gang, one sentence each."""
+    if not gang.roles or any(role.count < 1 for role in gang.roles):
+        yield "every gang needs roles, each with a count of at least 1"
+    if len({role.name for role in gang.roles}) != len(gang.roles):
+        yield "two roles have the same name"
+    if not 0 <= gang.min_member <= gang.size:
+        yield f"min_member {gang.min_member} is outside 0..{gang.size}"
+    if not 0 <= gang.expected_s < math.inf:
+        yield f"expected_s must be a number of seconds, got {gang.expected_s}"
+    for role in gang.roles:
+        yield from (f"role {role.name}: {problem}" for problem in _role_problems(role))
+
+
+def _role_problems(role: Role) -> Iterator[str]:
+    """Yield what is wrong with a role."""
+    if role.segment and (role.segment.size < 1 or role.count % role.segment.size):
+        yield f"segment size must divide count {role.count}"
+    if role.segment and not role.segment.level:
+        yield "segment names no level"
+    if role.spread and (role.spread.max_pods < 1 or not role.spread.level):
+        yield "spread needs a level and max_pods of at least 1"
 
 
 def single(name: str, pod: request.PodRequest, **gang_fields: object) -> Gang:

@@ -12,6 +12,7 @@ architecture (18 compute trays of four GPUs in one NVLink domain). Link speeds a
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from itertools import combinations
 
 from scheduler.model import device, gpu_models, layouts, node
@@ -118,30 +119,39 @@ def _machine(
     fabric_id: str = "",
 ) -> node.NodeTopology:
     """Put a machine together from its layout and its links."""
-    gpus: list[device.Gpu] = []
-    nics: list[device.Nic] = []
-    for line in layout.split("\n"):
-        match line.split():
-            case ["gpu", bus, switch, root, numa]:
-                uuid = f"GPU-{name}-{len(gpus)}"
-                where = bus, switch.strip("-"), root, int(numa)
-                gpus.append(device.Gpu(len(gpus), model, uuid, *where, fabric_id=fabric_id))
-            case ["nic", nic, gbps, bus, switch, root, numa]:
-                nics.append(device.Nic(len(nics), nic, int(gbps), bus, switch.strip("-"), root, int(numa)))
-    speed = NVLINK_GBPS.get(model.architecture, 0.0)
+    gpus, nics = _devices(layout, model)
     return node.NodeTopology(
         name=name,
         machine=kind,
         cpu_milli=cpus * 1000,
         memory_mib=memory_gib * GIB,
-        gpus=tuple(gpus),
-        nics=tuple(nics),
-        nvlinks=tuple(node.NvLink(a, b, count, speed) for a, b, count in links),
+        gpus=tuple(replace(gpu, uuid=f"GPU-{name}-{gpu.index}", fabric_id=fabric_id) for gpu in gpus),
+        nics=nics,
+        nvlinks=_nvlinks(tuple(links), NVLINK_GBPS.get(model.architecture, 0.0)),
         nvswitches=nvswitches,
         numa_distances=distances,
         sockets=sockets,
         labels=(("nvidia.com/gpu.clique", fabric_id),) if fabric_id else (),
     )
+
+
+@cache
+def _devices(layout: str, model: device.GpuModel) -> tuple[tuple[device.Gpu, ...], tuple[device.Nic, ...]]:
+    """Read a layout."""
+    gpus: list[device.Gpu] = []
+    nics: list[device.Nic] = []
+    for line in layout.split("\n"):
+        match line.split():
+            case ["gpu", bus, switch, root, numa]:
+                gpus.append(device.Gpu(len(gpus), model, "", bus, switch.strip("-"), root, int(numa)))
+            case ["nic", nic, gbps, bus, switch, root, numa]:
+                nics.append(device.Nic(len(nics), nic, int(gbps), bus, switch.strip("-"), root, int(numa)))
+    return tuple(gpus), tuple(nics)
+
+
+@cache
+def _nvlinks(links: tuple[tuple[int, int, int], ...], gbps: float) -> tuple[node.NvLink, ...]:
+    return tuple(node.NvLink(a, b, count, gbps) for a, b, count in links)
 
 
 def _dgx_1v(kind: str, name: str) -> node.NodeTopology:

@@ -157,8 +157,10 @@ def _problems(node: NodeTopology) -> Iterable[str]:
     names = [gpu.name for gpu in node.gpus]
     if len(set(names)) != len(names):
         yield f"gpus: two are called {next(name for name in names if names.count(name) > 1)}"
-    models = {gpu.model for gpu in node.gpus}
-    if len({model.name for model in models}) != len(models):
+    models = {
+        id(gpu.model): gpu.model for gpu in node.gpus
+    }.values()  # fewer than GPUs, and hashing a MIG table is slow
+    if len({model.name for model in models}) != len(set(models)):
         yield "gpus: two models of one name differ"
     if len({key for key, _ in node.labels}) != len(node.labels):
         yield "labels: a key occurs twice"

@@ -54,9 +54,8 @@ class Rejection:
     detail: str = ""
 
     def __str__(self) -> str:
-        words = f"{self.reason.value}: "
-        where = f"no {self.level} " if self.level else "the fleet "
-        words += where + ("can ever hold" if self.permanent else "can hold now") + f" gang {self.gang}"
+        where = f"no {self.level} can" if self.level else "the fleet cannot"
+        words = f"{self.reason.value}: {where} hold gang {self.gang} {'even when empty' if self.permanent else 'now'}"
         if self.nearest:
             words += f"; nearest is {self.nearest}, which lacks {self.missing} {self.resource}"
         return words + (f" ({self.detail})" if self.detail else "")

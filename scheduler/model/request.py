@@ -64,6 +64,9 @@ class PodRequest:
             raise ValueError("gpu_models must be sorted and without duplicates")
         if any(count < 1 for _, count in self.accelerators):
             raise ValueError("accelerators must have counts of at least 1")
+        kinds = tuple(kind for kind, _ in self.accelerators)
+        if tuple(sorted(set(kinds))) != kinds:
+            raise ValueError("accelerators must be sorted and without duplicates")
 
     @property
     def kind(self) -> RequestKind:

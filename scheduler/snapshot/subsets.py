@@ -143,8 +143,8 @@ class Subsets:
         masks = np.arange(1 << gpus)
         peaks[self.sizes, masks] = value
         for bit in range(gpus):  # fold in one GPU at a time: a mask inherits the maxima of the mask without it
-            with_bit = masks[masks >> bit & 1 == 1]
-            peaks[:, with_bit] = np.maximum(peaks[:, with_bit], peaks[:, with_bit ^ 1 << bit])
+            halves = peaks.reshape(gpus + 1, -1, 2, 1 << bit)
+            np.maximum(halves[:, :, 1], halves[:, :, 0], out=halves[:, :, 1])
         return peaks
 
 
