@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+import numpy as np
+
 from scheduler.model import request as requests
 from scheduler.placement import partitions, policy
 from scheduler.snapshot import demand, shapes, state
@@ -51,6 +53,38 @@ def grants(
         state.Grant(node, mask, milli, pod.cpu_milli, pod.memory_mib, (), order, nics[i] if nics else 0, more)
         for i, (mask, order) in enumerate(parts)
     ]
+
+
+def grants_of_role(
+    snapshot: state.Snapshot, pod: demand.Demand, nodes: Sequence[int], counts: Sequence[int], rule: policy.DeviceRule
+) -> tuple[state.Grant, ...]:
+    """Return what the pods of a role get on several nodes, in rank order: `grants` node by node.
+
+    Parameters
+    ----------
+    nodes, counts : sequence of int
+        Different nodes in rank order, and the pods on each.
+
+    Notes
+    -----
+    Whole GPUs without NICs, the bulk of all gangs, are read as columns: 1.5 us per pod, most of it for the grant.
+    """
+    if pod.kind is not requests.RequestKind.WHOLE or pod.nics:
+        each = zip(nodes, counts, strict=True)
+        return tuple(grant for node, count in each for grant in grants(snapshot, pod, node, count, rule))
+    fleet, rows = snapshot.topology, np.asarray(nodes, dtype=np.int64)
+    free: list[int] = (snapshot.free_mask[rows] & pod.eligible[rows]).tolist()
+    shape: list[int] = fleet.shape[rows].tolist()
+    cuts = {
+        key: cut(fleet.shapes[key[0]], pod.gpus, key[1], key[2], rule)
+        for key in set(zip(shape, counts, free, strict=True))
+    }
+    cpu, memory, more = pod.cpu_milli, pod.memory_mib, pod.request.accelerators
+    return tuple(
+        state.Grant(node, mask, state.FULL, cpu, memory, (), order, 0, more)
+        for node, key in zip(nodes, zip(shape, counts, free, strict=True), strict=True)
+        for mask, order in cuts[key]
+    )
 
 
 @lru_cache(maxsize=1 << 16)

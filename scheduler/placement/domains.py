@@ -100,7 +100,7 @@ class Capacity:
     whole: Ints
 
 
-def capacity(fabric_tree: tree.CompiledTree, counts: fit.Counts, limit: Bounds) -> Capacity:
+def capacity(fabric_tree: tree.CompiledTree, counts: fit.Counts | Ints, limit: Bounds) -> Capacity:
     """Sum the pods per node over every domain, under spread limits and segments.
 
     Parameters

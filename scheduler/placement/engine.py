@@ -294,10 +294,7 @@ def _grants(
     if rules.domains in ("tas-best-fit", "tas-least-free"):
         order = tas.ranks(snapshot.topology.tree, nodes)
         nodes, pods = nodes[order], pods[order]
-    grants: list[state.Grant] = []
-    for node, count in zip(nodes.tolist(), pods.tolist(), strict=True):
-        grants += devices.grants(snapshot, pod, node, count, rules.devices)
-    return tuple(grants)
+    return devices.grants_of_role(snapshot, pod, nodes.tolist(), pods.tolist(), rules.devices)
 
 
 def _answer(
