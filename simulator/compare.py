@@ -30,11 +30,10 @@ class Interval:
         """Tell whether the interval leaves out zero."""
         return self.n > 1 and (self.low > 0 or self.high < 0)
 
-    def words(self, digits: int = 2) -> str:
+    def words(self, digits: int = 2, with_n: bool = True) -> str:
         """Write ``-0.31 [-0.38, -0.24], n=30``."""
-        if self.n < 2:
-            return f"{self.mean:+.{digits}f}, n={self.n}"
-        return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}], n={self.n}"
+        span = "" if self.n < 2 else f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+        return f"{self.mean:+.{digits}f}{span}" + (f", n={self.n}" if with_n else "")
 
 
 def interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:

@@ -5,7 +5,7 @@ mean and standard deviation over ten seeds, as in the result files of the FGD st
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def pod_lists(folder: Path) -> dict[str, Path]:
 
 
 def largest_deviation(
-    ours: dict[Key, Sequence[float]], theirs: dict[Key, Cell], policy: str, load: int
+    ours: Mapping[Key, Sequence[float]], theirs: Mapping[Key, Cell], policy: str, load: int
 ) -> tuple[float, str]:
     """Return the largest difference of a policy's means at one load, in points, and the workload that has it."""
     gaps = {

@@ -19,12 +19,14 @@ def render(source: sheet.Sheet) -> table.Table:
         pad_edge=False,
         header_style="dim",
     )
-    for column in source.columns:
+    for number, column in enumerate(source.columns):
+        fixed = column.figures or number == 0
         grid.add_column(
-            text.Text(column.name),
+            text.Text(_head(column.name) if column.figures else column.name),
             justify="right" if column.figures else "left",
-            no_wrap=column.figures,
-            overflow="fold" if not column.figures else "ellipsis",
+            no_wrap=fixed,
+            min_width=min(10, _widest(source, number)) if number == 0 else None,
+            overflow="ellipsis" if fixed else "fold",
         )
     best = set(source.best)
     for r, row in enumerate(source.rows):
@@ -37,3 +39,12 @@ def show(terminal: console.Console, sheets: Iterable[sheet.Sheet]) -> None:
     for each in sheets:
         if each.rows:
             terminal.print(render(each))
+
+
+def _head(name: str) -> str:
+    """Break long headings of narrow columns after their hyphens and spaces."""
+    return name.replace("-", "-\n").replace(" ", "\n") if len(name) > 9 else name
+
+
+def _widest(source: sheet.Sheet, column: int) -> int:
+    return max((len(row[column]) for row in source.rows), default=0)

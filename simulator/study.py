@@ -1,0 +1,177 @@
+"""The openb packing study: policies by workloads by seeds, beside the published table."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.placement import policy
+from simulator import compare, inflation, published
+from simulator.fleet import load as fleets
+from simulator.report import sheet
+from simulator.trace import load as traces
+
+NODE_LIST = "openb_node_list_gpu_node.csv"
+LOADS = (100, 130)
+
+
+@dataclass(slots=True)
+class Study:
+    """Results so far.
+
+    Attributes
+    ----------
+    unallocated : dict of (workload, policy) to list of ndarray, shape (131,)
+        Unallocated GPU in per cent by arrived load, one entry per seed in the order of `seeds`.
+    refused : dict of (workload, policy) to list of ndarray, shape (7,)
+        Refused pods per kind, in the order of `inflation.KINDS`.
+    """
+
+    seeds: tuple[int, ...]
+    workloads: tuple[str, ...]
+    policies: tuple[str, ...]
+    unallocated: dict[tuple[str, str], list[NDArray[np.float64]]] = field(default_factory=dict)
+    refused: dict[tuple[str, str], list[NDArray[np.int64]]] = field(default_factory=dict)
+
+    def at(self, workload: str, name: str, load: int) -> list[float]:
+        """Return the unallocated GPU at one load, per seed."""
+        return [float(run[load]) for run in self.unallocated.get((workload, name), [])]
+
+    def cells(self) -> Iterator[tuple[str, str]]:
+        """Yield the pairs of workload and policy in the order of the tables."""
+        for workload in self.workloads:
+            for name in self.policies:
+                yield workload, name
+
+
+def run(
+    folder: Path, policies: Sequence[policy.ScoringPolicy], seeds: Sequence[int], workloads: Sequence[str] = ()
+) -> Iterator[tuple[Study, str]]:
+    """Run the study; yield it after every workload and policy with what was just done.
+
+    Raises
+    ------
+    TraceError, FleetError
+        The folder lacks the node list or a pod list, or one of them is malformed.
+    """
+    lists = published.pod_lists(folder)
+    chosen = tuple(workloads) or tuple(lists)
+    unknown = [name for name in chosen if name not in lists]
+    if unknown:
+        raise ValueError(f"{folder}: no pod list of workload {unknown[0]}; there are {', '.join(lists)}")
+    fleet = fleets.read(str(folder / NODE_LIST))
+    study = Study(tuple(seeds), chosen, tuple(p.metadata.name for p in policies))
+    for name in chosen:
+        work = inflation.workload(traces.read(lists[name]))
+        for each in policies:
+            made = inflation.experiment(fleet, work, each)
+            runs = [made.run(seed) for seed in seeds]
+            key = (name, each.metadata.name)
+            study.unallocated[key] = [run.unallocated() for run in runs]
+            study.refused[key] = [run.refused for run in runs]
+            yield study, f"{name}, {each.metadata.name}"
+
+
+def samples(study: Study) -> dict[published.Key, list[float]]:
+    """Return the figures of the loads that are shown, by workload, policy and load."""
+    return {(w, p, load): study.at(w, p, load) for w, p in study.unallocated for load in LOADS}
+
+
+def cut(study: Study, ours: str, baseline: str, load: int, workload: str) -> tuple[float, compare.Interval]:
+    """Return the share of the baseline's unallocated GPUs that `ours` saves, per cent, with its paired interval."""
+    base = study.at(workload, baseline, load)
+    saved = compare.paired(base, study.at(workload, ours, load))
+    mean = sum(base) / len(base)
+    return 100 * saved.mean / mean, compare.Interval(100 * saved.mean / mean, 100 * saved.half_width / mean, saved.n)
+
+
+def mean_cut(study: Study, ours: str, baseline: str, load: int) -> compare.Interval:
+    """Return the cut of the mean over the workloads: per seed over all workloads, then paired over seeds."""
+    base = np.mean([study.at(w, baseline, load) for w in study.workloads], axis=0)
+    own = np.mean([study.at(w, ours, load) for w in study.workloads], axis=0)
+    return compare.interval((100 * (base - own) / base.mean()).tolist())
+
+
+def sheets(study: Study, table: Mapping[published.Key, published.Cell], baseline: str = "fgd") -> list[sheet.Sheet]:
+    """Return every table of the study."""
+    made = [_figures(study, load) for load in LOADS]
+    if table:
+        made += [_deviations(study, table, load) for load in LOADS]
+        made.append(_conformance(study, table))
+    others = [name for name in study.policies if name not in published.POLICIES.values()]
+    if baseline in study.policies:
+        made += [_cuts(study, name, baseline) for name in others]
+    return [*made, _refusals(study, [*([baseline] if baseline in study.policies else []), *others])]
+
+
+def _figures(study: Study, load: int) -> sheet.Sheet:
+    rows = []
+    for workload in study.workloads:
+        means = [_mean(study.at(workload, name, load)) for name in study.policies]
+        rows.append((workload, *(f"{m:.2f}" for m in means)))
+    best = tuple((r, 1 + min(range(len(row) - 1), key=lambda c: float(row[c + 1]))) for r, row in enumerate(rows))
+    title = f"Unallocated GPU (%) at {load} % arrived load, mean of {len(study.seeds)} seeds"
+    made = sheet.sheet(title, "|".join(("<workload", *study.policies)), rows)
+    return sheet.Sheet(made.title, made.columns, made.rows, best=best)
+
+
+def _deviations(study: Study, table: Mapping[published.Key, published.Cell], load: int) -> sheet.Sheet:
+    names = [name for name in study.policies if name in published.POLICIES.values()]
+    rows = []
+    for workload in study.workloads:
+        gaps = [_gap(study, table, (workload, name, load)) for name in names]
+        rows.append((workload, *("-" if gap is None else f"{gap:+.2f}" for gap in gaps)))
+    return sheet.sheet(f"Ours minus published (points) at {load} %", "|".join(("<workload", *names)), rows)
+
+
+def _gap(study: Study, table: Mapping[published.Key, published.Cell], key: published.Key) -> float | None:
+    return _mean(study.at(*key)) - table[key].mean if key in table else None
+
+
+def _conformance(study: Study, table: Mapping[published.Key, published.Cell]) -> sheet.Sheet:
+    """Return the largest deviation of every published policy and whether it is within the tolerance."""
+    ours, rows = samples(study), []
+    for name in study.policies:
+        for load in LOADS if name in published.TOLERANCE else ():
+            gap, where = published.largest_deviation(ours, table, name, load)
+            verdict = "within" if abs(gap) <= published.TOLERANCE[name] else "OUTSIDE"
+            rows.append((name, f"{load} %", f"{gap:+.3f}", where, f"{published.TOLERANCE[name]:.2f}", verdict))
+    return sheet.sheet(
+        "Conformance: largest deviation of a mean",
+        "<policy|load|points|<workload|tolerance|<verdict",
+        rows,
+        "Node list gpu_node, tuning ratio 1.3, no departures; arrival rounded to whole per cent.",
+    )
+
+
+def _cuts(study: Study, ours: str, baseline: str) -> sheet.Sheet:
+    rows = []
+    for load in LOADS:
+        for workload in study.workloads:
+            share, _ = cut(study, ours, baseline, load, workload)
+            own, base = study.at(workload, ours, load), study.at(workload, baseline, load)
+            difference = compare.paired(own, base).words(with_n=False)
+            rows.append((workload, f"{load} %", f"{_mean(base):.2f}", f"{_mean(own):.2f}", difference, f"{share:.1f} %"))
+        whole = mean_cut(study, ours, baseline, load)
+        base_mean = _mean([_mean(study.at(w, baseline, load)) for w in study.workloads])
+        own_mean = _mean([_mean(study.at(w, ours, load)) for w in study.workloads])
+        gap = f"{own_mean - base_mean:+.2f}"
+        rows.append(("mean of all", f"{load} %", f"{base_mean:.2f}", f"{own_mean:.2f}", gap, f"{whole.mean:.1f} %"))
+    head = f"<workload|load|{baseline}|{ours}|<difference [95 % interval]|cut"
+    return sheet.sheet(f"{ours} against {baseline}: unallocated GPU (%), paired seeds", head, rows)
+
+
+def _refusals(study: Study, names: Sequence[str]) -> sheet.Sheet:
+    """Return refused pods per kind, mean over the seeds; kinds that no workload has are left out."""
+    cells = [(w, p) for w, p in study.cells() if p in names and (w, p) in study.refused]
+    means = {cell: np.mean(study.refused[cell], axis=0) for cell in cells}
+    used = [k for k in range(len(inflation.KINDS)) if any(m[k] > 0 for m in means.values())]
+    rows = [(w, p, *(f"{means[w, p][k]:.0f}" for k in used)) for w, p in cells]
+    head = "|".join(("<workload", "<policy", *(inflation.KINDS[k] for k in used)))
+    return sheet.sheet("Refused pods per kind, mean of the seeds", head, rows, "At the end of a run, 130 % arrived load.")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
