@@ -4,6 +4,7 @@ The tables are made once per target. Floating point stays inside this file: what
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ def compile_prices(fleet: topology.Topology, wanted: target.TargetWorkload) -> P
     return Prices(residual_values(wanted), kappas(wanted), pressures(fleet, wanted), whole_machine_shares(wanted))
 
 
+@lru_cache(maxsize=32)
 def residual_values(wanted: target.TargetWorkload, seed: int = 0) -> NDArray[np.int64]:
     """Price every left-over of a GPU by what shared requests can still make of it.
 
@@ -76,7 +78,9 @@ def residual_values(wanted: target.TargetWorkload, seed: int = 0) -> NDArray[np.
         generator.multinomial(RESAMPLED_PODS, weights / weights.sum(), size=RESAMPLES), axis=0, return_counts=True
     )
     total = sum(n * _knapsack(sizes, _duals(sizes, d)) for d, n in zip(demands, repeats, strict=True))
-    return np.asarray(np.rint(total / RESAMPLES * MICRO), dtype=np.int64)
+    table: NDArray[np.int64] = np.rint(total / RESAMPLES * MICRO).astype(np.int64)
+    table.flags.writeable = False
+    return table
 
 
 def _shared_sizes(wanted: target.TargetWorkload) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -105,12 +109,21 @@ def _duals(sizes: NDArray[np.int64], pods: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def _knapsack(sizes: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the best total value of requests that fit into each residual 0..1000."""
+    """Return the best total value of requests that fit into each residual 0..1000.
+
+    Notes
+    -----
+    One request size at a time. Taking it any number of times is a running maximum over the residuals that differ by a
+    multiple of its size, less the value of those multiples: array operations instead of a loop over residuals.
+    """
     best = np.zeros(WHOLE + 1)
-    for room in range(int(sizes[0]), WHOLE + 1):
-        fits = sizes[sizes <= room]
-        best[room] = max(best[room - 1], float((best[room - fits] + values[: len(fits)]).max()))
-    return best
+    for size, value in zip(sizes.tolist(), values.tolist(), strict=True):
+        rows = -(-len(best) // size)
+        padded = np.full(rows * size, -np.inf)
+        padded[: len(best)] = best
+        taken = np.arange(rows)[:, None] * value
+        best = (np.maximum.accumulate(padded.reshape(rows, size) - taken, axis=0) + taken).ravel()[: len(best)]
+    return np.maximum.accumulate(best)
 
 
 def _best_pattern(sizes: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -118,12 +131,13 @@ def _best_pattern(sizes: NDArray[np.int64], values: NDArray[np.float64]) -> NDAr
     best = _knapsack(sizes, values)
     pattern = np.zeros(len(sizes), dtype=np.int64)
     room = WHOLE
-    while room and best[room] > 0:
-        if best[room] == best[room - 1]:
+    while room >= sizes[0] and best[room] > 0:
+        fits = sizes[sizes <= room]
+        total = best[room - fits] + values[: len(fits)]
+        chosen = int(np.argmax(total))
+        if total[chosen] < best[room] - 1e-12 or not values[chosen]:
             room -= 1
             continue
-        fits = sizes[sizes <= room]
-        chosen = int(np.argmax(best[room - fits] + values[: len(fits)]))
         pattern[chosen] += 1
         room -= int(sizes[chosen])
     return pattern

@@ -89,6 +89,19 @@ class Scoring:
         node = low + int(ties[self.topology.tie[low:high][ties].argmin()])
         return NodeChoice(node, int(row.gpu[node]), int(cost[best]))
 
+    def grant(self, snapshot: state.Snapshot, wanted: demands.Demand, chosen: NodeChoice) -> state.Grant:
+        """Return what a lone pod takes on its node: the shared GPU chosen, or the lowest free GPUs.
+
+        The published experiments' rule. The engine's own device rules, which see links and NICs, are in `devices`.
+        """
+        mask = 1 << chosen.gpu if chosen.gpu >= 0 else 0
+        free = int(snapshot.free_mask[chosen.node] & wanted.eligible[chosen.node])
+        for _ in range(wanted.gpus if chosen.gpu < 0 else 0):
+            mask |= free & -free
+            free &= free - 1
+        milli = wanted.gpu_milli if mask else 0
+        return state.Grant(chosen.node, mask, milli, wanted.cpu_milli, wanted.memory_mib)
+
     def costs(self, snapshot: state.Snapshot, wanted: demands.Demand, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the cost of one pod on each of `nodes`; `rows.INFEASIBLE` where it doesn't fit."""
         return self.row(snapshot, wanted).cost[nodes]
