@@ -28,6 +28,9 @@ TRIES = 32
 
 RUNNERS_UP = 3
 
+ROOT = 0
+"""Vertex of the whole fleet."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chosen:
@@ -44,6 +47,7 @@ def place(
     gang: gangs.Gang,
     score: scoring.Scoring,
     tiers: bandwidth.Tiers = bandwidth.DEFAULT,
+    within: int = ROOT,
 ) -> placement.Placement | reasons.Rejection:
     """Find devices for all pods of a gang, or say why there are none.
 
@@ -53,6 +57,8 @@ def place(
         The policy, compiled for the fleet of `snapshot`.
     tiers : Tiers
         Oversubscription of the network, for predicted bandwidth.
+    within : int
+        Vertex of the domain to which the search is confined; a rejection speaks of the whole fleet all the same.
 
     Returns
     -------
@@ -71,16 +77,16 @@ def place(
     With a minimum below its size, a gang that does not fit whole gets as many pods as fit, dropped from the end of the
     rank order.
     """
-    levels = snapshot.topology.tree.levels
-    unknown = next((name for name in _levels(gang) if name not in levels), None)
+    known = snapshot.topology.tree.levels
+    unknown = next((name for name in levels(gang) if name not in known), None)
     if unknown is not None:
-        return refusal.no_such_level(gang, unknown, levels)
+        return refusal.no_such_level(gang, unknown, known)
     if gang.size == 1 and gang.constraint.required == gang.roles[0].constraint.required == "":
-        return _place_pod(snapshot, gang, score)
-    return _place_gang(snapshot, gang, score, tiers)
+        return _place_pod(snapshot, gang, score, within)
+    return _place_gang(snapshot, gang, score, tiers, within)
 
 
-def _levels(gang: gangs.Gang) -> list[str]:
+def levels(gang: gangs.Gang) -> list[str]:
     """Return the levels that a gang names."""
     constraints = [gang.constraint, *(role.constraint for role in gang.roles)]
     names = [name for one in constraints for name in (one.required, one.preferred)]
@@ -89,11 +95,12 @@ def _levels(gang: gangs.Gang) -> list[str]:
 
 
 def _place_pod(
-    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring
+    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, within: int
 ) -> placement.Placement | reasons.Rejection:
     """Place a gang of one pod by the pod rule."""
     wanted = score.demand(gang.roles[0].request)
-    choice = score.choose(snapshot, wanted, 0, len(snapshot.up))
+    fabric_tree = snapshot.topology.tree
+    choice = score.choose(snapshot, wanted, int(fabric_tree.first_node[within]), int(fabric_tree.last_node[within]))
     if choice is None:
         return refusal.refuse(snapshot, gang, [wanted])
     rule = score.policy.spec.gangs.devices
@@ -107,17 +114,39 @@ def _place_pod(
 
 
 def _place_gang(
-    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, tiers: bandwidth.Tiers
+    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, tiers: bandwidth.Tiers, within: int
 ) -> placement.Placement | reasons.Rejection:
     """Place a gang whole, or else as much of it as its minimum allows."""
     wanted = [score.demand(role.request) for role in gang.roles]
     counts = [role.count for role in gang.roles]
-    chosen = _choose(snapshot, gang, wanted, counts, score, tiers)
+    chosen = _choose(snapshot, gang, wanted, counts, score, tiers, within)
     if chosen is None and gang.minimum < gang.size:
-        chosen = _most(snapshot, gang, wanted, score, tiers)
+        chosen = _most(snapshot, gang, wanted, score, tiers, within)
     if chosen is None:
         return refusal.refuse(snapshot, gang, wanted)
     return _answer(snapshot, gang, chosen, score, tiers)
+
+
+def fits(
+    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, tiers: bandwidth.Tiers, within: int = ROOT
+) -> bool:
+    """Tell whether at least the minimum of a gang has a placement in a domain, without choosing devices for one role.
+
+    Notes
+    -----
+    For gangs of one role that is a matter of counts, and true on every snapshot with more room.
+    """
+    wanted = [score.demand(role.request) for role in gang.roles]
+    counts = refusal.smallest(gang)
+    if sum(count > 0 for count in counts) > 1:
+        return _choose_roles(snapshot, gang, wanted, counts, score, tiers, within) is not None
+    row = next(row for row, count in enumerate(counts) if count)
+    low, high = snapshot.topology.tree.first_node[within], snapshot.topology.tree.last_node[within]
+    counted = np.zeros(len(snapshot.up), dtype=np.int32)
+    counted[low:high] = fit.pods_that_fit(snapshot, wanted[row], int(low), int(high))
+    limit = domains.bounds(snapshot.topology.tree, gang.constraint, gang.roles[row])
+    held = domains.capacity(snapshot.topology.tree, counted, limit)
+    return bool(len(domains.tightest(snapshot.topology.tree, held, counts[row], within)))
 
 
 def _most(
@@ -126,13 +155,14 @@ def _most(
     wanted: Sequence[demand.Demand],
     score: scoring.Scoring,
     tiers: bandwidth.Tiers,
+    within: int,
 ) -> list[Chosen] | None:
     """Find the largest part of a gang that fits, by bisection: what fits for more pods fits for fewer."""
     trials = [counts for counts in refusal.parts(gang) if gang.minimum <= sum(counts) < gang.size]
     best = None
     while trials:
         middle = len(trials) // 2
-        found = _choose(snapshot, gang, wanted, trials[middle], score, tiers)
+        found = _choose(snapshot, gang, wanted, trials[middle], score, tiers, within)
         if found is None:
             trials = trials[:middle]
         else:
@@ -147,15 +177,16 @@ def _choose(
     counts: Sequence[int],
     score: scoring.Scoring,
     tiers: bandwidth.Tiers,
+    within: int,
 ) -> list[Chosen] | None:
     """Choose nodes for `counts` pods of each role; roles without pods are left out."""
     filled = [row for row, count in enumerate(counts) if count]
     if len(filled) == 1:
         role, pod = gang.roles[filled[0]], wanted[filled[0]]
         held = _capacity(snapshot, pod, domains.bounds(snapshot.topology.tree, gang.constraint, role))
-        only = choose_nodes(snapshot, pod, held, counts[filled[0]], score, tiers)
+        only = choose_nodes(snapshot, pod, held, counts[filled[0]], score, tiers, within)
         return None if only is None else [replace(only, grants=_grants(snapshot, pod, only.pack, score))]
-    return _choose_roles(snapshot, gang, wanted, counts, score, tiers)
+    return _choose_roles(snapshot, gang, wanted, counts, score, tiers, within)
 
 
 def _capacity(snapshot: state.Snapshot, pod: demand.Demand, limit: domains.Bounds) -> domains.Capacity:
@@ -210,13 +241,14 @@ def _choose_roles(
     counts: Sequence[int],
     score: scoring.Scoring,
     tiers: bandwidth.Tiers,
+    within: int,
 ) -> list[Chosen] | None:
     """Choose nodes for several roles: domain by domain, hardest role first, then in the opposite order."""
     fleet = snapshot.topology
     limits = [domains.bounds(fleet.tree, gangs.TopologyConstraint(), role) for role in gang.roles]
     filled = [row for row, count in enumerate(counts) if count]
     held = {row: _capacity(snapshot, wanted[row], limits[row]) for row in filled}
-    candidates = _common_domains(snapshot, gang, wanted, counts, held, score)
+    candidates = _common_domains(snapshot, gang, wanted, counts, held, score, within)
     hardest = sorted(filled, key=lambda row: (-wanted[row].gpus, -wanted[row].cpu_milli, row))
     trial = plan.Plan(snapshot.copy())
     for domain in candidates[:TRIES]:
@@ -265,11 +297,13 @@ def _common_domains(
     counts: Sequence[int],
     held: dict[int, domains.Capacity],
     score: scoring.Scoring,
+    within: int,
 ) -> list[int]:
     """Return the domains that hold every role alone and whose sums hold them all, in the order of trying."""
     fabric_tree = snapshot.topology.tree
     limit = domains.bounds(fabric_tree, gang.constraint, gangs.Role("", 1, requests.PodRequest()))
     able = fabric_tree.level >= limit.required
+    able[:within] = able[fabric_tree.end[within] :] = False
     for row, capacity in held.items():
         able &= capacity.whole >= counts[row]
     for _, _, free, need in refusal.sums(snapshot, wanted, counts):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.model import request as requests
 from scheduler.placement import bandwidth, domains, gang_price, pack, policy
 from scheduler.snapshot import demand, state
 
@@ -62,13 +63,13 @@ def opportunity_cost(
        and the first `BEAM` are kept (`NODE_BEAM` where they are nodes).
     3. A node is packed in one way, and the comparison ends with nodes. A larger domain is packed by `pack.fill` in each of
        `MANNERS`.
-    4. A gang is as slow as the node that contributes fewest GPUs, so steps 1 to 3 are repeated without the nodes that
-       hold fewer than t pods, with `WIDE_MANNERS`, for t the most pods that any node holds, then t // 2, and so on while
-       t is at least 2. The level found may be coarser then, though not coarser than a preferred level that step 1 kept.
+    4. A gang of whole GPUs is as slow as the node that contributes fewest, so steps 1 to 3 are repeated without the nodes
+       that hold fewer than t pods, with `WIDE_MANNERS`, for t the most pods that any node holds, then t // 2, and so on
+       while t is at least 2. The level found may be coarser then, though not than a preferred level that step 1 kept.
     5. Equal packs count once. `gang_price.prices` prices all. The lowest (price, turn) wins, the turn counting packs in
        the order in which these steps make them.
     """
-    packs = list(_distinct(_candidates(snapshot, held, need, within)))
+    packs = list(_distinct(_candidates(snapshot, pod, held, need, within)))
     if not packs:
         return []
     priced = gang_price.prices(snapshot, pod, packs, gangs, tiers)
@@ -76,7 +77,9 @@ def opportunity_cost(
     return [Scored(packs[turn], priced[turn]) for turn in order]
 
 
-def _candidates(snapshot: state.Snapshot, held: domains.Capacity, need: int, within: int) -> Iterator[pack.Pack]:
+def _candidates(
+    snapshot: state.Snapshot, pod: demand.Demand, held: domains.Capacity, need: int, within: int
+) -> Iterator[pack.Pack]:
     """Yield the packs to compare."""
     fleet = snapshot.topology
     dear = pack.dearness(snapshot)
@@ -91,7 +94,7 @@ def _candidates(snapshot: state.Snapshot, held: domains.Capacity, need: int, wit
     yield from _packed(snapshot, held, need, vertices, MANNERS, dear)
     level = int(fleet.tree.level[vertices[0]])
     coarsest = held.bounds.preferred if level >= held.bounds.preferred else 0
-    least = int(held.pods.max())
+    least = int(held.pods.max()) if pod.kind is requests.RequestKind.WHOLE else 0
     while least > 1:
         wide = domains.capacity(fleet.tree, np.where(held.pods >= least, held.pods, 0), held.bounds)
         vertices = _ordered(snapshot, wide, need, within, dear)

@@ -151,16 +151,15 @@ def _children(fabric_tree: tree.CompiledTree, vertices: list[int], level: int) -
 def _minimise(
     fabric_tree: tree.CompiledTree, held: domains.Capacity, pool: list[int], need: int, least_free: bool, size: int
 ) -> list[tuple[int, int]]:
-    """Deal pods to as few domains as Kueue's order leads to; the last one, for best fit, is the tightest that suffices."""
+    """Deal pods to domains in order, each as much as it holds; for best fit the last is the tightest that suffices."""
     order = _sorted(held, pool, least_free, size, fabric_tree)
     units = dict(zip(order, _units(held, np.array(order, dtype=np.int64), size).tolist(), strict=True))
     shares: list[tuple[int, int]] = []
     left = need // size
     for turn, vertex in enumerate(order):
         if units[vertex] >= left:
-            if not least_free:
-                vertex = min((v for v in order[turn:] if units[v] >= left), key=units.__getitem__)
-            return [*shares, (vertex, left * size)]
+            able = [vertex] if least_free else [v for v in order[turn:] if units[v] >= left]
+            return [*shares, (min(able, key=units.__getitem__), left * size)]
         if units[vertex]:
             shares.append((vertex, units[vertex] * size))
             left -= units[vertex]

@@ -1,0 +1,184 @@
+"""Which running gangs to take away so that another gang fits: the search that preemption and defragmentation share."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from scheduler.model import gang as gangs
+from scheduler.placement import domains, fit, plan, refusal, scoring
+from scheduler.snapshot import state
+
+Ints = domains.Ints
+
+DOMAINS = 16
+"""Domains of each level that are tried."""
+
+EXACT = 8
+"""Up to so many gangs in a domain every set is considered: 255 of them; with more, the greedy set stands."""
+
+Fits = Callable[[state.Snapshot], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gang that holds devices.
+
+    Attributes
+    ----------
+    grants : tuple of Grant
+        All that it holds.
+    cost : int
+        What it costs to take it away, such as the GPU-seconds since its last checkpoint; -1 when the caller does not
+        know, for GPUs times priority.
+    """
+
+    gang: gangs.Gang
+    grants: tuple[state.Grant, ...]
+    cost: int = -1
+
+    @property
+    def price(self) -> int:
+        """Return the cost, or the stand-in for it: at least 1, so that no gang is taken away for nothing."""
+        return self.cost if self.cost >= 0 else max(1, self.gang.gpus) * max(1, self.gang.priority + 1)
+
+
+def without(snapshot: state.Snapshot, gone: Sequence[Running]) -> state.Snapshot:
+    """Return a copy of a snapshot in which some gangs have given everything back."""
+    room = snapshot.copy()
+    for one in gone:
+        for grant in one.grants:
+            room.release(grant)
+    return room
+
+
+def candidates(
+    snapshot: state.Snapshot, emptied: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring
+) -> list[int]:
+    """Return the domains in which a gang could be given room, those that lack least first.
+
+    Parameters
+    ----------
+    emptied : Snapshot
+        `snapshot` without any of the gangs that may be taken away.
+
+    Notes
+    -----
+    At every level from the finest at which the emptied fleet holds each role up to the required one, the `DOMAINS`
+    domains that hold most pods now. With several roles the first one that has pods stands for all.
+    """
+    fabric_tree = snapshot.topology.tree
+    counts = refusal.smallest(gang)
+    row = next(row for row, count in enumerate(counts) if count)
+    limit = domains.bounds(fabric_tree, gang.constraint, gang.roles[row])
+    wanted = score.demand(gang.roles[row].request)
+    able = domains.capacity(fabric_tree, fit.pods_that_fit(emptied, wanted), limit)
+    now = domains.capacity(fabric_tree, fit.pods_that_fit(snapshot, wanted), limit)
+    required = fabric_tree.level_index(gang.constraint.required) if gang.constraint.required else 0
+    found: list[int] = []
+    for level in range(len(fabric_tree.levels) - 1, (required or 0) - 1, -1):
+        vertices = np.flatnonzero((fabric_tree.level == level) & (able.whole >= counts[row]))
+        order = np.lexsort((vertices, -now.whole[vertices]))[:DOMAINS]
+        found += vertices[order].tolist()
+    return found
+
+
+def clear(
+    trial: plan.Plan, movable: Sequence[Running], domain: int, fits: Fits, ceiling: int
+) -> tuple[Running, ...] | None:
+    """Find a cheap set of gangs without which `fits` holds.
+
+    Parameters
+    ----------
+    trial : Plan
+        Rolled back to where it was.
+    domain : int
+        Only gangs that hold something in this domain are considered.
+    fits : callable
+        Tells whether the snapshot has room; more room must not turn it false.
+    ceiling : int
+        Sets that cost as much or more are of no interest.
+
+    Returns
+    -------
+    tuple of Running or None
+        Minimal: with any one of them back, `fits` is false. None when all together do not suffice, or cost too much.
+
+    Notes
+    -----
+    Greedy: gangs are taken away in the order of cost per milli-GPU freed in the domain until `fits`, found by bisection;
+    then each that is not needed comes back, dearest first. Up to `EXACT` gangs the cheaper sets are then tried one by
+    one, cheapest first.
+    """
+    inside = _inside(trial.snapshot, movable, domain)
+    if not inside or not _suffices(trial, inside, fits):
+        return None
+    low, high = 1, len(inside)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _suffices(trial, inside[:middle], fits) else (middle + 1, high)
+    chosen = prune(trial, inside[:high], fits)
+    best = sum(one.price for one in chosen)
+    if len(inside) <= EXACT:
+        for subset in _cheaper(inside, min(best, ceiling)):
+            if _suffices(trial, subset, fits):
+                return prune(trial, subset, fits)
+    return chosen if best < ceiling else None
+
+
+def _inside(snapshot: state.Snapshot, movable: Sequence[Running], domain: int) -> list[Running]:
+    """Return the gangs with something in a domain, cheapest per milli-GPU freed there first."""
+    low, high = snapshot.topology.tree.first_node[domain], snapshot.topology.tree.last_node[domain]
+    keyed = []
+    for turn, one in enumerate(movable):
+        freed = [_weight(grant) for grant in one.grants if low <= grant.node < high]
+        if freed:
+            keyed.append((one.price * 1_000_000 // sum(freed), turn, one))
+    return [one for *_, one in sorted(keyed, key=lambda entry: entry[:2])]
+
+
+def _weight(grant: state.Grant) -> int:
+    """Return the milli-GPU that a grant frees, at least 1 for pods without GPUs."""
+    slices = sum(mask.bit_count() for _, mask in grant.partitions)
+    return max(1, grant.milli * grant.mask.bit_count() + 125 * slices)
+
+
+def release(trial: plan.Plan, gone: Sequence[Running]) -> None:
+    """Release what some gangs hold on nodes that are up: elsewhere it is no room, and could not be taken back."""
+    for one in gone:
+        for grant in one.grants:
+            if trial.snapshot.up[grant.node]:
+                trial.release(grant)
+
+
+def _suffices(trial: plan.Plan, gone: Sequence[Running], fits: Fits) -> bool:
+    """Tell whether `fits` holds without some gangs."""
+    mark = trial.checkpoint()
+    release(trial, gone)
+    answer = fits(trial.snapshot)
+    trial.rollback(mark)
+    return answer
+
+
+def prune(trial: plan.Plan, chosen: Sequence[Running], fits: Fits) -> tuple[Running, ...]:
+    """Drop gangs that need not go, dearest first."""
+    kept = list(chosen)
+    for one in sorted(chosen, key=lambda victim: (-victim.price, victim.gang.name)):
+        without = [other for other in kept if other is not one]
+        if _suffices(trial, without, fits):
+            kept = without
+    return tuple(kept)
+
+
+def _cheaper(inside: Sequence[Running], ceiling: int) -> Iterator[tuple[Running, ...]]:
+    """Yield the sets that cost less than the ceiling, cheapest first, then smallest, then in order."""
+    sets = [
+        (sum(one.price for one in chosen), size, chosen)
+        for size in range(1, len(inside) + 1)
+        for chosen in combinations(inside, size)
+    ]
+    for cost, _, chosen in sorted(sets, key=lambda entry: entry[:2]):
+        if cost >= ceiling:
+            return
+        yield chosen

@@ -1,0 +1,99 @@
+"""Victims: the cheapest set of whole gangs to evict so that a gang of higher priority fits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from scheduler.model import gang as gangs
+from scheduler.model import reasons
+from scheduler.placement import bandwidth, clearing, engine, placement, plan, scoring
+from scheduler.snapshot import state
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A gang's placement once its victims are gone.
+
+    Attributes
+    ----------
+    victims : tuple of Running
+        Whole gangs, all of lower priority; none can be spared. Empty when the gang fits as it is.
+    placement : Placement
+        Valid after all grants of the victims have been released.
+    cost : int
+        Sum of the victims' costs.
+    """
+
+    victims: tuple[clearing.Running, ...]
+    placement: placement.Placement
+    cost: int
+
+
+def preempt(
+    snapshot: state.Snapshot,
+    gang: gangs.Gang,
+    score: scoring.Scoring,
+    running: Sequence[clearing.Running],
+    tiers: bandwidth.Tiers = bandwidth.DEFAULT,
+) -> Preemption | reasons.Rejection:
+    """Choose victims for a gang.
+
+    Parameters
+    ----------
+    running : sequence of Running
+        What holds the devices of `snapshot`. Gangs that are not preemptible, or not of lower priority, are left alone.
+
+    Returns
+    -------
+    Preemption
+        A plan: nothing is released, `snapshot` is unchanged to the byte.
+    Rejection
+        The gang does not fit even without all possible victims.
+
+    Notes
+    -----
+    Domain by domain (`clearing.candidates`), the cheapest clearing wins; ties go to fewer victims, then to the domain
+    that was tried first. It is the optimum where a domain has at most `clearing.EXACT` possible victims, and minimal
+    everywhere.
+    """
+    answer = engine.place(snapshot, gang, score, tiers)
+    if isinstance(answer, placement.Placement):
+        return Preemption((), answer, 0)
+    if answer.permanent:
+        return answer
+    weaker = [one for one in running if one.gang.preemptible and one.gang.priority < gang.priority]
+    weaker.sort(key=lambda one: (one.price, one.gang.priority, one.gang.name))
+    emptied = clearing.without(snapshot, weaker)
+    if not weaker or not engine.fits(emptied, gang, score, tiers):
+        return replace(answer, detail=_also(answer.detail, len(weaker)))
+    trial = plan.Plan(snapshot.copy())
+    best: tuple[clearing.Running, ...] | None = None
+    ceiling = sum(one.price for one in weaker) + 1
+    for domain in clearing.candidates(snapshot, emptied, gang, score):
+        fits = partial(engine.fits, gang=gang, score=score, tiers=tiers, within=domain)
+        found = clearing.clear(trial, weaker, domain, fits, ceiling)
+        if found is not None:
+            best = found
+            ceiling = sum(one.price for one in found)
+    victims = _spare(trial, weaker if best is None else best, gang, score, tiers)
+    final = engine.place(clearing.without(snapshot, victims), gang, score, tiers)
+    if not isinstance(final, placement.Placement):
+        raise state.InvariantError(f"gang {gang.name} fits without its victims by counts, but has no placement")
+    return Preemption(victims, final, sum(one.price for one in victims))
+
+
+def _spare(
+    trial: plan.Plan,
+    victims: Sequence[clearing.Running],
+    gang: gangs.Gang,
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers,
+) -> tuple[clearing.Running, ...]:
+    """Drop victims that are not needed once the gang may go to any domain."""
+    return clearing.prune(trial, victims, partial(engine.fits, gang=gang, score=score, tiers=tiers))
+
+
+def _also(detail: str, count: int) -> str:
+    """Say that eviction would not help either."""
+    words = f"evicting all {count} gangs of lower priority would not help" if count else "no gang of lower priority"
+    return f"{detail}; {words}" if detail else words
