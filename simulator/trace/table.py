@@ -248,7 +248,8 @@ def _parquet(file: str, data: bytes) -> Table:
         raise job.TraceError("truncated Parquet: the footer is missing", file=file, remedy="copy the file again")
     try:
         frame = pl.read_parquet(io.BytesIO(data))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        # Polars panics on some flipped bits; a flipped length that no memory could hold still ends the process.
         problem = f"damaged Parquet ({_first_line(error)})"
         raise job.TraceError(problem, file=file, remedy="copy the file again") from error
     for field, kind in frame.schema.items():
