@@ -216,6 +216,15 @@ def test_nic_bandwidth_is_that_of_the_nearest_nics_and_no_more_than_the_slots_ca
     assert shape_of(machines.plain("n", 2, "G2", 1, 1)).nic_bandwidth(0b11) == 0
 
 
+def test_nics_without_rdma_carry_nothing_where_others_have_it() -> None:
+    base = machines.build("dgx-1v", "n")
+    storage = replace(base, nics=(replace(base.nics[0], rdma=False), *base.nics[1:]))
+    assert shape_of(storage).nic_bandwidth(0b1) == 12_000, "the next NIC of the socket, through the slot"
+    assert shape_of(storage).nic_bandwidth(0b11) == 12_500
+    ethernet = replace(base, nics=tuple(replace(nic, rdma=False) for nic in base.nics))
+    assert shape_of(ethernet).nic_bandwidth(0b11) == 12_500
+
+
 @given(strategies.topologies(max_gpus=6))
 def test_alignment_is_per_mille(machine: node.NodeTopology) -> None:
     shape = shape_of(machine)
@@ -243,9 +252,11 @@ def test_names_and_capacities_do_not_make_a_shape_but_wiring_and_modes_do() -> N
     unlinked = replace(base, nvlinks=base.nvlinks[1:])
     far = replace(base, nics=base.nics[:3])
     other = replace(base, gpus=tuple(replace(g, model=device.GpuModel("P100", "Pascal", 16384)) for g in base.gpus))
-    found, rows = shapes.classify((base, same, moved, cut, unlinked, far, other))
-    assert rows.tolist() == [0, 0, 0, 1, 2, 3, 4]
-    assert [shape.gpus for shape in found] == [8] * 5
+    near = replace(base, numa_distances=((10, 11), (11, 10)))
+    one_socket = replace(base, sockets=(0, 0))
+    found, rows = shapes.classify((base, same, moved, cut, unlinked, far, other, near, one_socket))
+    assert rows.tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6]
+    assert [shape.gpus for shape in found] == [8] * 7
 
 
 def test_a_moved_switch_makes_a_shape() -> None:

@@ -45,8 +45,8 @@ def grants(draw: st.DrawFn, fleet: topology.Topology) -> state.Grant:
     """A grant that an empty node could hold; whether it is free now is another matter."""
     row = draw(st.integers(0, len(fleet.nodes) - 1))
     machine = fleet.nodes[row]
-    cpu, memory = draw(st.integers(0, machine.cpu_milli // 2)), draw(st.integers(0, machine.memory_mib // 2))
-    nics = draw(st.integers(0, (1 << len(machine.nics)) - 1))
+    cpu, memory = (total // draw(st.sampled_from([2, 8, 100])) for total in (machine.cpu_milli, machine.memory_mib))
+    nics = draw(st.sampled_from([0, 0, 0, *range(1 << min(2, len(machine.nics)))]))
     base = state.Grant(row, 0, 0, cpu, memory, nic_mask=nics)
     kinds = ["cpu"] + ["whole", "share"] * bool(machine.gpus) + ["mig"] * any(g.mig_enabled for g in machine.gpus)
     match draw(st.sampled_from(kinds)):
@@ -261,6 +261,65 @@ def test_what_is_not_held_cannot_be_released(name: str, fields: dict[str, object
     with pytest.raises(state.InvariantError, match=f"is not held on {name}"):
         snapshot.release(grant_on(fleet, name, **fields))
     assert content(snapshot) == before
+
+
+HELD: tuple[tuple[str, dict[str, object]], ...] = (
+    ("pairs", {"mask": 0b11, "milli": 1000, "nic_mask": 0b01}),
+    ("shares", {"mask": 0b01, "milli": 600}),
+    ("cut", {"mask": 0b01, "partitions": ((0, 0b0011),)}),
+    ("fpga", {"accelerators": (("fpga", 1),), "cpu_milli": 3000, "memory_mib": 4000}),
+    *(("cut", {}) for _ in range(3)),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "free"),
+    [
+        ("pairs", {"mask": 0b0100, "milli": 1000}, True),
+        ("pairs", {"mask": 0b0110, "milli": 1000}, False),
+        ("pairs", {"mask": 0b0001, "milli": 1}, False),
+        ("pairs", {"nic_mask": 0b10}, True),
+        ("pairs", {"nic_mask": 0b11}, False),
+        ("pairs", {"nic_mask": 0b100}, False),
+        ("shares", {"mask": 0b01, "milli": 400}, True),
+        ("shares", {"mask": 0b01, "milli": 401}, False),
+        ("shares", {"mask": 0b01, "milli": 1000}, False),
+        ("shares", {"mask": 0b01, "partitions": ((0, 0b1),)}, False),
+        ("cut", {"mask": 0b01, "partitions": ((0, 0b0100),)}, True),
+        ("cut", {"mask": 0b01, "partitions": ((0, 0b0110),)}, False),
+        ("cut", {"mask": 0b10, "partitions": ((1, 0b0001), (1, 0b0001))}, False),
+        ("cut", {"mask": 0b10, "partitions": ((1, 0b0001), (1, 0b0010))}, True),
+        ("cut", {"mask": 0b01, "milli": 1}, False),
+        ("fpga", {"accelerators": (("fpga", 1),)}, True),
+        ("fpga", {"accelerators": (("fpga", 2),)}, False),
+        ("fpga", {"cpu_milli": 1000, "memory_mib": 96}, True),
+        ("fpga", {"cpu_milli": 1001}, False),
+        ("fpga", {"memory_mib": 97}, False),
+    ],
+)
+def test_what_is_free_is_taken_and_nothing_else(name: str, fields: dict[str, object], free: bool) -> None:
+    fleet = small_fleet()
+    snapshot = state.empty(fleet)
+    for where, what in HELD:
+        snapshot.take(grant_on(fleet, where, **what))
+    grant = grant_on(fleet, name, **fields)
+    before = content(snapshot)
+    if free:
+        snapshot.take(grant)
+        snapshot.release(grant)
+    else:
+        with pytest.raises(state.InvariantError, match=f"is not free on {name}"):
+            snapshot.take(grant)
+    assert content(snapshot) == before
+
+
+def test_a_node_takes_no_more_pods_than_it_may_hold() -> None:
+    fleet = small_fleet()
+    snapshot = state.empty(fleet)
+    for _ in range(5):
+        snapshot.take(grant_on(fleet, "cut"))
+    with pytest.raises(state.InvariantError, match="is not free on cut"):
+        snapshot.take(grant_on(fleet, "cut"))
 
 
 def test_whole_gpus_cannot_be_released_from_under_partitions_or_failures() -> None:
