@@ -14,7 +14,7 @@ import yaml
 from simulator import bad_input
 
 MAX_BYTES = 64 << 20
-MAX_VALUES = 2_000_000
+MAX_VALUES = 1_000_000
 """Values of one document, aliases expanded: a document of nested aliases grows without bound."""
 
 MAX_DEPTH = 64
@@ -67,17 +67,18 @@ class Document:
         try:
             return model.model_validate(self.value)
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            place = self._known(tuple(first["loc"]))
+            # A misspelt field is also a missing one; what is written there tells more than what is not.
+            first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+            place = self._known(tuple(first["loc"]), first["type"] == "missing")
             words = MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, ").replace("Input", "it"))
             value = "" if isinstance(first["input"], (dict, list)) or first["type"] == "missing" else first["input"]
             raise self.fault(place, words, value) from error
 
-    def _known(self, place: Place) -> Place:
+    def _known(self, place: Place, missing: bool) -> Place:
         """Drop what pydantic puts into a path for unions: parts that are no keys of the document."""
         kept: Place = ()
         for number, part in enumerate(place):
-            if (*kept, part) in self.lines or number == len(place) - 1:
+            if (*kept, part) in self.lines or (missing and number == len(place) - 1):
                 kept = (*kept, part)
         return kept
 

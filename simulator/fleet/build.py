@@ -59,7 +59,7 @@ class Builder:
 
     def _check_levels(self) -> None:
         for index, level in enumerate(self.levels):
-            if level in RESERVED or self.levels.count(level) > 1:
+            if level in RESERVED or level in self.levels[:index]:
                 problem = "this level is always there" if level in RESERVED else "two levels have this name"
                 raise self.source.fault(("spec", "levels", index), problem, level)
         if self.fleet.spec.graph and self.fleet.spec.domains:

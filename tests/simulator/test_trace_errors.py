@@ -74,9 +74,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("content", "line", "field", "words"), CASES, ids=range(len(CASES)))
-def test_bad_rows_are_told_with_line_and_field(
-    tmp_path: Path, content: str, line: int, field: str, words: str
-) -> None:
+def test_bad_rows_are_told_with_line_and_field(tmp_path: Path, content: str, line: int, field: str, words: str) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(content)
     with pytest.raises(job.TraceError) as caught:
@@ -143,7 +141,9 @@ def test_every_truncation_of_a_parquet_file_is_refused(tmp_path: Path) -> None:
 
 def test_parquet_rows_are_numbered_and_odd_types_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.parquet"
-    pl.DataFrame({"name": ["a", "b"], "submit_s": [0.0, 1.0], "duration_s": [5, -5], "gpus": [1, 1]}).write_parquet(path)
+    pl.DataFrame({"name": ["a", "b"], "submit_s": [0.0, 1.0], "duration_s": [5, -5], "gpus": [1, 1]}).write_parquet(
+        path
+    )
     with pytest.raises(job.TraceError) as caught:
         load.read(path)
     assert (caught.value.line, caught.value.field, caught.value.value) == (2, "duration_s", "-5")

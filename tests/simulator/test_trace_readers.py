@@ -127,9 +127,7 @@ def test_our_schema_reads_partitions_and_roles() -> None:
         ("multigpu40", 8746, 9442.8),
     ],
 )
-def test_openb_lists_have_their_published_rows_and_gpus(
-    traces: Path, name: str, rows: int, gpus: float | None
-) -> None:
+def test_openb_lists_have_their_published_rows_and_gpus(traces: Path, name: str, rows: int, gpus: float | None) -> None:
     trace = load.read(traces / "openb" / f"openb_pod_list_{name}.csv")
     assert len(trace) == rows
     if gpus is not None:

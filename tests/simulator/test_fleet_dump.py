@@ -1,0 +1,74 @@
+"""Fleets from dumps of a cluster: Node objects, ResourceSlices of our driver, labels as levels."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler.model import machines, slices
+from simulator.fleet import dump, load, spec
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def node_object(name: str, **labels: str) -> dict[str, Any]:
+    spelled = {key.replace("_", "/"): value for key, value in labels.items()}
+    allocatable = {"cpu": "223500m", "memory": "2113929216Ki", "pods": "110"}
+    return {"kind": "Node", "metadata": {"name": name, "labels": spelled}, "status": {"allocatable": allocatable}}
+
+
+def dumped(*items: dict[str, Any]) -> bytes:
+    return json.dumps({"kind": "List", "items": items}).encode()
+
+
+def test_extended_resources_and_zone_labels_are_read() -> None:
+    fleet = load.read(str(DATA / "nodes.json"))
+    nodes = {machine.name: machine for machine in fleet.nodes()}
+    assert fleet.levels == ("cluster", "zone", "node")
+    assert fleet.children("z1") == ["gpu-a", "cpu-b"]
+    assert [gpu.model.name for gpu in nodes["gpu-a"].gpus] == ["NVIDIA-L40S"] * 4
+    assert (nodes["gpu-a"].cpu_milli, nodes["gpu-a"].memory_mib, nodes["gpu-a"].max_pods) == (63_500, 262_144, 110)
+    assert (nodes["cpu-b"].cpu_milli, nodes["cpu-b"].memory_mib, nodes["cpu-b"].gpus) == (16_000, 65_536, ())
+
+
+def test_any_labels_make_levels_and_unequal_depths() -> None:
+    labels = ("topology.kubernetes.io/zone", "example.com/rack")
+    fleet = load.read(str(DATA / "nodes.json"), level_labels=labels)
+    assert fleet.levels == ("cluster", "zone", "rack", "node")
+    assert fleet.path("gpu-a") == ("cluster", "z1", "z1/r1", "gpu-a")
+    assert fleet.path("cpu-b") == ("cluster", "z1", "cpu-b")
+
+
+@pytest.mark.parametrize("kind", ["hgx-h100", "dgx-1v", "a100-pcie-pairs"])
+def test_devices_come_from_resource_slices(kind: str) -> None:
+    machine = machines.build(kind, "n0")
+    fleet = dump.read("dump", dumped(node_object("n0"), node_object("n1"), *slices.encode(machine)))
+    read, empty = fleet.nodes()
+    assert read.gpus == machine.gpus
+    assert read.nvlinks == machine.nvlinks
+    assert (read.cpu_milli, read.memory_mib) == (223_500, 2_064_384)
+    assert empty.gpus == ()
+
+
+CASES = [
+    (b"{", "not valid JSON"),
+    (b'{"items": 3}', "not a list of Kubernetes objects"),
+    (b'{"items": [3]}', "not a list of Kubernetes objects"),
+    (b'{"items": []}', "no Node in the dump"),
+    (dumped({"kind": "Node", "metadata": {}}), "Node 0 has no name"),
+    (dumped(node_object("a"), node_object("a")), "two nodes have this name, got 'a'"),
+    (dumped({**node_object("a"), "status": {"allocatable": {"cpu": "many"}}}), "node a: 'many' is no quantity"),
+    (dumped({**node_object("a"), "status": []}), "node a"),
+    (dumped({**node_object("a"), "status": {"allocatable": {"nvidia.com/gpu": "99"}}}), "node 'a': gpus: 99 GPUs"),
+    (dumped(node_object("a"), {"kind": "ResourceSlice", "metadata": {"name": "s"}}), "ResourceSlice"),
+]
+
+
+@pytest.mark.parametrize(("data", "words"), CASES, ids=range(len(CASES)))
+def test_wrong_dumps_are_refused(data: bytes, words: str) -> None:
+    if b'"status": []' in data:
+        data = data.replace(b'"status": []', b'"status": [1]')
+        words = "not a mapping"
+    with pytest.raises(spec.FleetError, match=words):
+        dump.read("dump", data)
