@@ -39,10 +39,7 @@ def test_trays_of_one_rack_share_one_nvlink_fabric() -> None:
     fleet = load.read(str(DATA / "fleet.yaml"))
     assert [len(members) for members in fleet.nvlink_domains().values()] == [18]
     trays = "{machine: gb200-nvl72, count: 3}"
-    two = of(f"  levels: [rack]
-  domains:
-    - {{name: nvl, level: rack, count: 2, nodes: [{trays}]}}
-")
+    two = of(f"  levels: [rack]\n  domains:\n    - {{name: nvl, level: rack, count: 2, nodes: [{trays}]}}\n")
     assert [len(members) for members in two.nvlink_domains().values()] == [3, 3]
 
 
