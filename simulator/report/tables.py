@@ -1,5 +1,6 @@
 """Sheets as rich tables for a terminal, quiet enough to be read at 80 columns."""
 
+import textwrap
 from collections.abc import Iterable
 
 from rich import box, console, table, text
@@ -42,8 +43,8 @@ def show(terminal: console.Console, sheets: Iterable[sheet.Sheet]) -> None:
 
 
 def _head(name: str) -> str:
-    """Break long headings of narrow columns after their hyphens and spaces."""
-    return name.replace("-", "-\n").replace(" ", "\n") if len(name) > 9 else name
+    """Break long headings of narrow columns after hyphens and at spaces."""
+    return "\n".join(textwrap.wrap(name, 10, break_long_words=False))
 
 
 def _widest(source: sheet.Sheet, column: int) -> int:
