@@ -299,3 +299,36 @@ def empty(fleet: topology.Topology) -> Snapshot:
         free_in=fleet.tree.sums(fleet.gpus.astype(np.int64)).astype(np.int32),
         changed=np.zeros(nodes, dtype=np.int64),
     )
+
+
+def compare(one: Snapshot, other: Snapshot) -> None:
+    """Check that two snapshots of one topology say the same; versions may differ.
+
+    Raises
+    ------
+    InvariantError
+        Names the first array and node that differ.
+    """
+    for name in _ARRAYS:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if not np.array_equal(mine, theirs):
+            row = int(np.argwhere(mine != theirs)[0][0])
+            raise InvariantError(f"{name}[{row}] is {mine[row]}, the gangs' grants make it {theirs[row]}")
+    for kind, free in one.accelerators_free.items():
+        if not np.array_equal(free, other.accelerators_free[kind]):
+            raise InvariantError(f"free {kind} accelerators are not what the gangs' grants leave")
+
+
+_ARRAYS = (
+    "gpu_free",
+    "free_mask",
+    "slices_used",
+    "cpu_free",
+    "memory_free",
+    "pods_free",
+    "nic_mask",
+    "up",
+    "failed_gpus",
+    "tags",
+    "free_in",
+)

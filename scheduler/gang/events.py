@@ -1,0 +1,124 @@
+"""What the machine is told. Everything that happens outside reaches it as one of these, and nothing else does."""
+
+from dataclasses import dataclass
+
+from scheduler.gang import config
+from scheduler.model import gang as gangs
+from scheduler.placement import scoring
+
+
+@dataclass(frozen=True, slots=True)
+class GangSubmitted:
+    """A gang asks for room."""
+
+    gang: gangs.Gang
+
+
+@dataclass(frozen=True, slots=True)
+class GangCancelled:
+    """Nobody wants the gang any more, whatever state it is in."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangFinished:
+    """All pods of a running gang ended."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The shell carried out a `Start`: the reservation became a running gang."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BindFailed:
+    """The shell could not carry out a `Start`; none of its writes remain."""
+
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCordoned:
+    """Nothing new on this node; what runs there stays."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUncordoned:
+    """The node takes pods again."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailed:
+    """The node is gone with everything on it."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRepaired:
+    """A failed node is back, empty."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFailed:
+    """One GPU is unusable; gangs that hold part of it are evicted."""
+
+    node: str
+    gpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRepaired:
+    """The GPU is usable again."""
+
+    node: str
+    gpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyChanged:
+    """The fleet itself changed. Gangs keep their devices by node name; gangs on nodes that are gone are evicted."""
+
+    scoring: scoring.Scoring
+
+
+@dataclass(frozen=True, slots=True)
+class QuotasChanged:
+    """Tenants have other quotas from now on; what runs is not touched."""
+
+    quotas: tuple[config.Quota, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: reservations expire by it."""
+
+
+Event = (
+    GangSubmitted
+    | GangCancelled
+    | GangFinished
+    | Bound
+    | BindFailed
+    | NodeCordoned
+    | NodeUncordoned
+    | NodeFailed
+    | NodeRepaired
+    | DeviceFailed
+    | DeviceRepaired
+    | TopologyChanged
+    | QuotasChanged
+    | Tick
+)

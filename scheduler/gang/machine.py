@@ -1,0 +1,511 @@
+"""The decision machine: events in, effects out, `now` passed in.
+
+Everything that decides is behind `Machine.handle`. It reads no clock, writes nothing and owns all mutable state: the
+snapshot, the queue, the gangs that hold devices and the tenants' ledger. The live scheduler and the simulator drive the
+same object; races, lost acknowledgements and restarts are orders of events.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from scheduler.gang import backfill, effects, events, holdings, quota
+from scheduler.gang import config as configs
+from scheduler.gang import queue as queues
+from scheduler.model import gang as gangs
+from scheduler.model import reasons
+from scheduler.placement import bandwidth, clearing, engine, placement, preempt
+from scheduler.placement import scoring as scorings
+from scheduler.snapshot import state
+
+RETRY_S = 1.0
+"""Rest of a gang whose binding failed, doubled with each failure up to `RETRY_MAX_S`, as kube-scheduler's back-off."""
+
+RETRY_MAX_S = 64.0
+
+
+@dataclass(slots=True, eq=False)
+class Machine:
+    """Decides who starts where, who waits, and who has to leave.
+
+    Parameters
+    ----------
+    scoring : Scoring
+        The policy, compiled for the fleet.
+    config : QueueConfig
+    tiers : Tiers
+        Oversubscription of the network, for predicted bandwidth.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+        Readable by shells; only the machine changes it.
+    decisions : int
+        Starts so far.
+
+    Notes
+    -----
+    Order. Gangs are looked at by priority, then submission. ``fifo`` stops at the first that does not fit; ``skip``
+    goes on to whoever fits; ``easy`` goes on to those who do not delay the first. A gang that its tenant's quota holds
+    back never holds others back. A pass over the queue follows every event that made room or added a gang; a shape
+    that was refused is not asked again before room appears that could matter, which changes no decision.
+    """
+
+    scoring: scorings.Scoring
+    config: configs.QueueConfig = configs.QueueConfig()
+    tiers: bandwidth.Tiers = bandwidth.DEFAULT
+    snapshot: state.Snapshot = field(init=False)
+    queue: queues.Queue = field(default_factory=queues.Queue)
+    held: holdings.Holdings = field(default_factory=holdings.Holdings)
+    ledger: quota.Ledger = field(init=False)
+    decisions: int = 0
+    _submissions: int = 0
+    _down: dict[str, set[str]] = field(default_factory=dict)
+    _failed_gpus: set[tuple[str, int]] = field(default_factory=set)
+    _resting: dict[str, tuple[float, gangs.Gang, int]] = field(default_factory=dict)
+    _failures: dict[str, int] = field(default_factory=dict)
+    _out: list[effects.Effect] = field(default_factory=list)
+    _because: str = ""
+
+    def __post_init__(self) -> None:
+        self.snapshot = state.empty(self.scoring.topology)
+        self.ledger = quota.Ledger({one.tenant: one for one in self.config.quotas})
+
+    def handle(self, event: events.Event, now: float) -> list[effects.Effect]:
+        """Take note of an event and decide what follows from it.
+
+        Parameters
+        ----------
+        event : Event
+        now : float
+            Seconds; never falls from call to call.
+
+        Returns
+        -------
+        list of Effect
+            To be carried out in order. Duplicate and late events have none.
+        """
+        self._out, self._because = [], _describe(event)
+        room = self._expire(now)
+        room |= self._note(event, now)
+        if room:
+            self.queue.unblock(self.snapshot.free_gpus)
+        if room or isinstance(event, events.GangSubmitted | events.QuotasChanged):
+            self._serve(now)
+        if isinstance(event, events.GangSubmitted):
+            self._say_why(event.gang.name)
+        return self._out
+
+    def next_tick(self) -> float:
+        """Return when a `Tick` is due at the latest: the next expiry or end of a rest; infinite for never."""
+        resting = min((until for until, _, _ in self._resting.values()), default=math.inf)
+        return min(resting, self.held.next_expiry())
+
+    def why(self, name: str) -> reasons.Rejection | None:
+        """Return why a gang waits, None when it does not wait."""
+        entry = self.queue.waiting.get(name)
+        if entry is None:
+            return None
+        refused = self.ledger.refusal(entry.gang) or entry.shape.refusal
+        return replace(refused, gang=name) if refused else _behind(entry, self.queue.head())
+
+    def check_invariants(self) -> None:
+        """Recompute the state from the held gangs and compare.
+
+        Raises
+        ------
+        InvariantError
+            Occupancy, ledger or queue contradict what the gangs hold.
+        """
+        fresh = state.empty(self.scoring.topology)
+        for one in self.held:
+            if not one.gang.minimum <= len(one.placement.grants) <= one.gang.size:
+                raise state.InvariantError(f"gang {one.gang.name} holds part of itself")
+            for grant in one.placement.grants:
+                fresh.take(grant)
+        self._take_down(fresh)
+        state.compare(self.snapshot, fresh)
+        used: dict[str, int] = {}
+        for one in self.held:
+            used[one.gang.tenant] = used.get(one.gang.tenant, 0) + quota.gpu_milli(one.gang)
+        if used != {tenant: milli for tenant, milli in self.ledger.used.items() if milli or tenant in used}:
+            raise state.InvariantError(f"the ledger says {self.ledger.used}, the gangs hold {used}")
+        if not self.queue.waiting.keys().isdisjoint(one.gang.name for one in self.held):
+            raise state.InvariantError("a gang waits and holds devices at the same time")
+
+    # What happened. Each handler returns whether room may have appeared.
+
+    def _note(self, event: events.Event, now: float) -> bool:
+        match event:
+            case events.GangSubmitted(gang):
+                return self._submit(gang, now)
+            case events.GangFinished(name) | events.GangCancelled(name):
+                return self._forget(name)
+            case events.Bound(name):
+                self.held.confirm(name)
+                return False
+            case events.BindFailed(name):
+                return self._bind_failed(name, now)
+            case events.NodeCordoned(node):
+                return self._mark_down(node, "cordoned", now)
+            case events.NodeUncordoned(node):
+                return self._mark_up(node, "cordoned")
+            case events.NodeFailed(node):
+                return self._mark_down(node, "failed", now)
+            case events.NodeRepaired(node):
+                return self._mark_up(node, "failed")
+            case events.DeviceFailed(node, gpu):
+                return self._device_failed(node, gpu, now)
+            case events.DeviceRepaired(node, gpu):
+                return self._device_repaired(node, gpu)
+            case events.TopologyChanged(compiled):
+                return self._topology_changed(compiled, now)
+            case events.QuotasChanged(quotas):
+                self.config = replace(self.config, quotas=quotas)
+                self.ledger.quotas = {one.tenant: one for one in quotas}
+                return True
+            case _:
+                return self._wake(now)
+
+    def _submit(self, gang: gangs.Gang, now: float) -> bool:
+        """Queue a gang unless it is known or can never run."""
+        if gang.name in self.queue.waiting or gang.name in self.held or gang.name in self._resting:
+            return False
+        never = self.ledger.refusal(gang)
+        if never is not None and never.permanent:
+            self._out.append(effects.Reject(gang, never, self._because))
+            return False
+        self._submissions += 1
+        self.queue.add(gang, self._submissions, now)
+        return False
+
+    def _forget(self, name: str) -> bool:
+        """Drop a gang in whatever state it is."""
+        self._resting.pop(name, None)
+        self._failures.pop(name, None)
+        if name in self.held:
+            self._release(name)
+            return True
+        # The head of a strict queue may have been the one that held the others back.
+        return self.queue.remove(name) is not None
+
+    def _bind_failed(self, name: str, now: float) -> bool:
+        if name not in self.held:
+            return False
+        one = self._release(name)
+        failures = self._failures[name] = self._failures.get(name, 0) + 1
+        rest = min(RETRY_MAX_S, RETRY_S * 2 ** (failures - 1))
+        self._resting[name] = now + rest, one.gang, one.number
+        return True
+
+    def _wake(self, now: float) -> bool:
+        """Queue the gangs whose rest is over."""
+        due = [name for name, (until, _, _) in self._resting.items() if until <= now]
+        for name in due:
+            _, gang, number = self._resting.pop(name)
+            self.queue.add(gang, number, now)
+        return bool(due)
+
+    def _mark_down(self, node: str, why: str, now: float) -> bool:
+        row = self.scoring.topology.row.get(node)
+        if row is None:
+            return False
+        if why == "failed":
+            self._evict_from(row, effects.Eviction.NODE_FAILED, now)
+        self._down.setdefault(node, set()).add(why)
+        self.snapshot.set_up(row, False)
+        return True
+
+    def _mark_up(self, node: str, why: str) -> bool:
+        reasons_down = self._down.get(node)
+        if not reasons_down or why not in reasons_down:
+            return False
+        reasons_down.discard(why)
+        if reasons_down:
+            return False
+        del self._down[node]
+        if node in self.scoring.topology.row:
+            self.snapshot.set_up(self.scoring.topology.row[node], True)
+        return True
+
+    def _device_failed(self, node: str, gpu: int, now: float) -> bool:
+        row = self.scoring.topology.row.get(node)
+        if row is None or (node, gpu) in self._failed_gpus or gpu >= int(self.scoring.topology.gpus[row]):
+            return False
+        for one in self.held.on_gpu(row, gpu):
+            self._evict(one, effects.Eviction.DEVICE_FAILED, now)
+        self._failed_gpus.add((node, gpu))
+        self.snapshot.set_gpu_failed(row, gpu, True)
+        return True
+
+    def _device_repaired(self, node: str, gpu: int) -> bool:
+        if (node, gpu) not in self._failed_gpus:
+            return False
+        self._failed_gpus.discard((node, gpu))
+        self.snapshot.set_gpu_failed(self.scoring.topology.row[node], gpu, False)
+        return True
+
+    def _topology_changed(self, compiled: scorings.Scoring, now: float) -> bool:
+        """Move to another fleet: what is still there stays, by node name."""
+        before, self.scoring = self.scoring.topology, compiled
+        self.snapshot = state.empty(compiled.topology)
+        self._failed_gpus = {(n, g) for n, g in self._failed_gpus if n in compiled.topology.row}
+        self._down = {node: why for node, why in self._down.items() if node in compiled.topology.row}
+        self._take_down(self.snapshot, nodes=False)
+        for one in list(self.held):
+            moved = self.held.moved(one, before, compiled.topology)
+            if moved is None or not _take_all(self.snapshot, moved.grants):
+                self._evict(one, effects.Eviction.NODE_REMOVED, now, release=False)
+            else:
+                self.held.replace(one, moved)
+        self._take_down(self.snapshot)
+        return True
+
+    def _take_down(self, snapshot: state.Snapshot, nodes: bool = True) -> None:
+        """Apply failed GPUs and, unless told otherwise, nodes that are down."""
+        rows = self.scoring.topology.row
+        for node, gpu in sorted(self._failed_gpus):
+            snapshot.set_gpu_failed(rows[node], gpu, True)
+        for node in sorted(self._down) if nodes else ():
+            snapshot.set_up(rows[node], False)
+
+    def _expire(self, now: float) -> bool:
+        """Roll back reservations that nobody confirmed in time."""
+        due = self.held.due(now)
+        for one in due:
+            self._release(one.gang.name)
+            self.queue.add(one.gang, one.number, now)
+            self._out.append(effects.Expire(one.gang, one.placement, "time"))
+        return bool(due)
+
+    # What to do about it.
+
+    def _serve(self, now: float) -> None:
+        """Start whatever may start."""
+        plain = not self.ledger.quotas and not self.config.preempt
+        if plain and self.config.mode == "skip":
+            self._serve_shapes(now)
+        elif plain and self.config.mode == "fifo":
+            self._serve_heads(now)
+        elif self._serve_in_order(now, may_evict=self.config.preempt):
+            self._serve_in_order(now, may_evict=False)  # victims may fit elsewhere
+
+    def _serve_shapes(self, now: float) -> None:
+        """Serve ``skip`` without quotas: the same order, one refusal for all gangs of a shape."""
+        while (entry := self.queue.next()) is not None:
+            self._try(entry, now)
+
+    def _serve_heads(self, now: float) -> None:
+        """Serve ``fifo`` without quotas: the head starts or everybody waits."""
+        while (entry := self.queue.head()) is not None and entry.shape.refusal is None:
+            if not self._try(entry, now) and not entry.gone:
+                return
+
+    def _serve_in_order(self, now: float, may_evict: bool) -> bool:
+        """Look at the waiting gangs one by one, as the mode allows; tell whether any gang was evicted."""
+        ahead: backfill.Shadow | None = None
+        looked, evicted = 0, False
+        asked: set[tuple[int, int, str]] = set()
+        for entry in self.queue.in_order():
+            if entry.gone or self._held_back(entry):
+                continue
+            if ahead is not None:
+                looked += 1
+                if looked > self.config.easy_depth:
+                    return evicted
+                self._try_behind(entry, ahead, now)
+                continue
+            if (entry.shape.refusal is None and self._try(entry, now)) or entry.gone:
+                continue
+            same = id(entry.shape), entry.gang.priority, entry.gang.tenant
+            if may_evict and same not in asked and self._make_room(entry, now):
+                evicted = True
+                continue
+            asked.add(same)
+            if self.config.mode == "fifo":
+                return evicted
+            if self.config.mode == "easy":
+                ahead = self._shadow(entry.gang)
+        return evicted
+
+    def _held_back(self, entry: queues.Waiting) -> bool:
+        """Tell whether the tenant's quota holds the gang back, and say so once."""
+        refused = self.ledger.refusal(entry.gang)
+        if refused is not None:
+            self._say(entry, refused)
+        return refused is not None
+
+    def _try(self, entry: queues.Waiting, now: float) -> bool:
+        """Start a gang if it fits; otherwise block its shape, or drop it when it never will."""
+        answer = engine.place(self.snapshot, entry.gang, self.scoring, self.tiers)
+        if isinstance(answer, placement.Placement):
+            self._start(entry, answer, now)
+            return True
+        if answer.permanent:
+            self.queue.remove(entry.gang.name)
+            self._out.append(effects.Reject(entry.gang, answer, self._because))
+            return False
+        entry.shape.refusal = answer
+        self._say(entry, answer)
+        return False
+
+    def _try_behind(self, entry: queues.Waiting, ahead: backfill.Shadow, now: float) -> None:
+        """Start a gang behind the head if the head does not start later for it."""
+        if entry.shape.refusal is not None:
+            return
+        answer = engine.place(self.snapshot, entry.gang, self.scoring, self.tiers)
+        if isinstance(answer, reasons.Rejection):
+            if answer.permanent:
+                self.queue.remove(entry.gang.name)
+                self._out.append(effects.Reject(entry.gang, answer, self._because))
+            else:
+                entry.shape.refusal = answer
+                self._say(entry, answer)
+            return
+        end = now + entry.gang.expected_s if entry.gang.expected_s > 0 else math.inf
+        if backfill.harmless(ahead, answer, end, self.scoring, self.tiers):
+            self._start(entry, answer, now)
+            if end > ahead.time:
+                for grant in answer.grants:
+                    ahead.at_start.take(grant)
+
+    def _shadow(self, head: gangs.Gang) -> backfill.Shadow:
+        ends = ((one.expected_end, one.placement.grants) for one in self.held)
+        return backfill.shadow(self.snapshot, head, ends, self.scoring, self.tiers)
+
+    def _make_room(self, entry: queues.Waiting, now: float) -> bool:
+        """Preempt or reclaim for a gang; tell whether it started."""
+        for reason, victims in self._victims(entry.gang):
+            found = preempt.preempt(self.snapshot, entry.gang, self.scoring, victims, self.tiers)
+            if isinstance(found, preempt.Preemption):
+                for victim in found.victims:
+                    self._evict(self.held[victim.gang.name], reason, now)
+                self._start(entry, found.placement, now)
+                return True
+        return False
+
+    def _victims(self, gang: gangs.Gang) -> Iterator[tuple[effects.Eviction, Sequence[clearing.Running]]]:
+        """Yield who may be evicted for a gang: first lower priorities, then what other tenants borrowed.
+
+        With quotas priority counts inside a tenant only: across tenants it could undo a reclaim for ever.
+        """
+        lower = [
+            one
+            for one in self.held
+            if one.gang.preemptible
+            and one.gang.priority < gang.priority
+            and (not self.ledger.quotas or one.gang.tenant == gang.tenant)
+        ]
+        if lower:
+            yield effects.Eviction.PREEMPTED, [clearing.Running(one.gang, one.placement.grants) for one in lower]
+        if self.ledger.entitled(gang):
+            newest = sorted(self.held, key=lambda one: -one.decision)
+            others = self.ledger.borrowed(one.gang for one in newest)
+            # `preempt` takes lower priorities only; a borrower yields whatever its priority is.
+            borrowed = [
+                clearing.Running(replace(other, priority=gang.priority - 1), self.held[other.name].placement.grants)
+                for other in others
+                if other.tenant != gang.tenant and other.preemptible
+            ]
+            if borrowed:
+                yield effects.Eviction.RECLAIMED, borrowed
+
+    def _start(self, entry: queues.Waiting, found: placement.Placement, now: float) -> None:
+        """Take the devices of a whole gang and say so."""
+        gang = entry.gang
+        self.queue.remove(gang.name)
+        for grant in found.grants:
+            self.snapshot.take(grant)
+        self.ledger.charge(gang, +1)
+        self.decisions += 1
+        expires = now + self.config.reservation_s if self.config.reservation_s else math.inf
+        self.held.add(holdings.Holding(gang, found, entry.key[1], self.decisions, now, expires))
+        self._out.append(effects.Start(gang, found, self.decisions, self._because))
+
+    def _release(self, name: str) -> holdings.Holding:
+        """Give back everything that a gang holds."""
+        one = self.held.remove(name)
+        for grant in one.placement.grants:
+            self.snapshot.release(grant)
+        self.ledger.charge(one.gang, -1)
+        return one
+
+    def _evict(self, one: holdings.Holding, why: effects.Eviction, now: float, release: bool = True) -> None:
+        """Take a gang's devices away and queue it again in its old place."""
+        if release:
+            self._release(one.gang.name)
+        else:
+            self.held.remove(one.gang.name)
+            self.ledger.charge(one.gang, -1)
+        self.queue.add(one.gang, one.number, now)
+        self._out.append(effects.Evict(one.gang, one.placement, why, self._because))
+
+    def _evict_from(self, row: int, why: effects.Eviction, now: float) -> None:
+        for one in self.held.on_node(row):
+            self._evict(one, why, now)
+
+    def _say(self, entry: queues.Waiting, refused: reasons.Rejection) -> None:
+        """Tell the outside why a gang waits, when that is new."""
+        if entry.said is not refused.reason:
+            entry.said = refused.reason
+            self._out.append(effects.Wait(entry.gang, replace(refused, gang=entry.gang.name), self._because))
+
+    def _say_why(self, name: str) -> None:
+        """Tell a newly submitted gang why it waits."""
+        entry = self.queue.waiting.get(name)
+        refused = self.why(name)
+        if entry is not None and refused is not None:
+            self._say(entry, refused)
+
+
+def _take_all(snapshot: state.Snapshot, grants: Sequence[state.Grant]) -> bool:
+    """Take all grants or none."""
+    taken: list[state.Grant] = []
+    for grant in grants:
+        try:
+            snapshot.take(grant)
+        except state.InvariantError:
+            for held in reversed(taken):
+                snapshot.release(held)
+            return False
+        taken.append(grant)
+    return True
+
+
+def _behind(entry: queues.Waiting, head: queues.Waiting | None) -> reasons.Rejection:
+    """Say that a gang waits for its turn."""
+    detail = "" if head is None or head is entry else f"behind gang {head.gang.name}"
+    return reasons.Rejection(entry.gang.name, reasons.Reason.QUEUED, detail=detail)
+
+
+def _describe(event: events.Event) -> str:
+    """Name an event in a few words, for the `because` of effects."""
+    match event:
+        case events.GangSubmitted(gang):
+            return f"submitted {gang.name}"
+        case events.GangFinished(name):
+            return f"finished {name}"
+        case events.GangCancelled(name):
+            return f"cancelled {name}"
+        case events.Bound(name):
+            return f"bound {name}"
+        case events.BindFailed(name):
+            return f"bind failed {name}"
+        case events.DeviceFailed(node, gpu):
+            return f"GPU {gpu} of {node} failed"
+        case events.DeviceRepaired(node, gpu):
+            return f"GPU {gpu} of {node} repaired"
+        case events.NodeCordoned(node):
+            return f"{node} cordoned"
+        case events.NodeUncordoned(node):
+            return f"{node} uncordoned"
+        case events.NodeFailed(node):
+            return f"{node} failed"
+        case events.NodeRepaired(node):
+            return f"{node} repaired"
+        case events.TopologyChanged():
+            return "topology changed"
+        case events.QuotasChanged():
+            return "quotas changed"
+        case _:
+            return "time"
