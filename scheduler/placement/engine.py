@@ -81,9 +81,15 @@ def place(
     unknown = next((name for name in levels(gang) if name not in known), None)
     if unknown is not None:
         return refusal.no_such_level(gang, unknown, known)
-    if gang.size == 1 and gang.constraint.required == gang.roles[0].constraint.required == "":
+    if gang.size == 1 and _unconstrained(gang):
         return _place_pod(snapshot, gang, score, within)
     return _place_gang(snapshot, gang, score, tiers, within)
+
+
+def _unconstrained(gang: gangs.Gang) -> bool:
+    """Tell whether the first role may go to any node."""
+    role = gang.roles[0]
+    return not (gang.constraint.required or role.constraint.required or role.segment or role.spread)
 
 
 def levels(gang: gangs.Gang) -> list[str]:

@@ -17,9 +17,8 @@ from scheduler.snapshot import demand, state, topology
 
 Ints = NDArray[np.int64]
 
-WEIGHTS = {"bandwidth": 400, "nodes": 100, "domains": 50, "span": 50}
-"""Terms of the price with their default weights, per mille: communication is 30-50 % of a training step (Arnold,
-arXiv 2509.15940), so a gang at half its bandwidth wastes about a fifth of its GPUs; the rest is judgement."""
+TERMS = ("bandwidth", "nodes", "domains", "span")
+"""Terms of the price, integers in milli-GPU; the policy's weight of the same name multiplies each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +115,14 @@ def prices(
     masks = bandwidth.unions(snapshot, gangs.devices, eligible, nodes, gpus)
     speed = bandwidth.predict(fleet, gangs.devices, tiers, nodes, masks, starts)
     total = np.add.reduceat(gpus, starts)
-    terms = np.zeros((len(WEIGHTS), len(packs)), dtype=np.int64)
+    terms = np.zeros((len(TERMS), len(packs)), dtype=np.int64)
     terms[0] = total * _shortfall(fleet, pod, gangs.devices, int(total[0]), speed)
     terms[1:3] = _losses(snapshot, nodes, gpus, starts)
     terms[3] = 1000 * _span(fleet, nodes, starts)
-    totals = np.array([gangs.weights.get(name, default) for name, default in WEIGHTS.items()], dtype=np.int64) @ terms
+    weights = policy.gang_weights(gangs)
+    totals = np.array([weights[name] for name in TERMS], dtype=np.int64) @ terms
     columns = zip(totals.tolist(), terms.T.tolist(), speed.tolist(), strict=True)
-    return [Price(cost, tuple(zip(WEIGHTS, column, strict=True)), mb_s) for cost, column, mb_s in columns]
+    return [Price(cost, tuple(zip(TERMS, column, strict=True)), mb_s) for cost, column, mb_s in columns]
 
 
 def _flat(packs: Sequence[pack.Pack]) -> tuple[Ints, Ints, Ints]:

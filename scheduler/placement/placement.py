@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scheduler.model import gang
+from scheduler.model import gang as gangs
 from scheduler.snapshot import state
 
 Terms = tuple[tuple[str, int], ...]
@@ -38,7 +38,7 @@ class Placement:
         The next best domains (or nodes), best first.
     """
 
-    gang: gang.Gang
+    gang: gangs.Gang
     grants: tuple[state.Grant, ...]
     domain: str
     level: str
@@ -46,7 +46,7 @@ class Placement:
     terms: Terms = ()
     runners_up: tuple[Candidate, ...] = ()
 
-    def members(self) -> Iterator[tuple[int, gang.Role, state.Grant]]:
+    def members(self) -> Iterator[tuple[int, gangs.Role, state.Grant]]:
         """Yield ``(rank, role, grant)`` of every placed pod in rank order."""
         for (rank, role, _), grant in zip(self.gang.ranks(), self.grants, strict=False):
             yield rank, role, grant

@@ -45,8 +45,23 @@ POD_WEIGHTS: dict[PodRule, dict[str, int]] = {
 """Weights that a rule reads, per mille, and their defaults; ``docs/adr/0003`` tells how these were found."""
 
 
+GANG_WEIGHTS: dict[DomainRule, dict[str, int]] = {
+    "opportunity-cost": {"bandwidth": 400, "nodes": 100, "domains": 50, "span": 50}
+}
+"""Weights of the terms of ``gang_price``, per mille. Communication is 30-50 % of a training step (Arnold, arXiv
+2509.15940), so a gang at half its bandwidth wastes about a fifth of its GPUs; the rest is judgement."""
+
+
 class _Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def _check_weights(rule: str, known: dict[str, int], given: dict[str, int]) -> None:
+    """Refuse weights that a rule does not read."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        reads = f"it reads {', '.join(sorted(known))}" if known else "it reads none"
+        raise ValueError(f"rule {rule} has no weight {', '.join(unknown)}; {reads}")
 
 
 class PodScoring(_Frozen):
@@ -57,11 +72,7 @@ class PodScoring(_Frozen):
 
     @pydantic.model_validator(mode="after")
     def _known_weights(self) -> "PodScoring":
-        known = POD_WEIGHTS.get(self.rule, {})
-        unknown = sorted(set(self.weights) - set(known))
-        if unknown:
-            reads = f"it reads {', '.join(sorted(known))}" if known else "it reads none"
-            raise ValueError(f"rule {self.rule} has no weight {', '.join(unknown)}; {reads}")
+        _check_weights(self.rule, POD_WEIGHTS.get(self.rule, {}), self.weights)
         return self
 
 
@@ -71,6 +82,11 @@ class GangScoring(_Frozen):
     domains: DomainRule = "opportunity-cost"
     devices: DeviceRule = "best-subset"
     weights: dict[str, Weight] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _known_weights(self) -> "GangScoring":
+        _check_weights(self.domains, GANG_WEIGHTS.get(self.domains, {}), self.weights)
+        return self
 
 
 class Metadata(_Frozen):
@@ -99,3 +115,8 @@ def pod_weights(chosen: ScoringPolicy) -> dict[str, int]:
     """Return all weights of the pod rule: those of the document, defaults for the rest."""
     pods = chosen.spec.pods
     return POD_WEIGHTS.get(pods.rule, {}) | pods.weights
+
+
+def gang_weights(gangs: GangScoring) -> dict[str, int]:
+    """Return all weights of the domain rule: those of the document, defaults for the rest."""
+    return GANG_WEIGHTS.get(gangs.domains, {}) | gangs.weights

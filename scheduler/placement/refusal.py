@@ -147,7 +147,7 @@ def role_block(snapshot: state.Snapshot, pod: demand.Demand, limit: domains.Boun
         return Block(reasons.Reason.NO_SUCH_DEVICE, level, missing=need * pod.gpus, resource=_device(pod))
     nearest = fabric_tree.names[vertex] if vertex >= 0 else ""
     if int(counts.sum(dtype=np.int64)) < need:
-        return _resource_block(snapshot, pod, vertex, need, level, nearest)
+        return _resource_block(snapshot, pod, vertex, need, level, need - most)
     return Block(_topology_reason(snapshot, counts, limit, need), level, nearest, need - most)
 
 
@@ -172,27 +172,24 @@ def _topology_reason(snapshot: state.Snapshot, counts: fit.Counts, limit: domain
 
 
 def _resource_block(
-    snapshot: state.Snapshot, pod: demand.Demand, vertex: int, need: int, level: str, nearest: str
+    snapshot: state.Snapshot, pod: demand.Demand, vertex: int, need: int, level: str, lacking_pods: int
 ) -> Block:
     """Tell which resource blocks where the whole fleet has room for fewer pods than needed."""
+    nearest = snapshot.topology.tree.names[vertex] if vertex >= 0 else ""
     found = list(fit.limits(snapshot, pod))
     alone = [int(limit.pods.sum(dtype=np.int64)) for limit in found]
-    detail = ""
-    if min(alone) < need:
-        row = alone.index(min(alone))
-    else:
-        row = _best_to_relax(found)
-        others = ", ".join(limit.unit for i, limit in enumerate(found) if i != row and limit.reason is not POD_SLOTS)
-        detail = f"enough {found[row].unit} in all, but not where there are {others}" if others else ""
-    limit = found[row]
+    if min(alone) >= need:
+        limit = found[_best_to_relax(found)]
+        others = ", ".join(other.unit for other in found if other is not limit and other.reason is not POD_SLOTS)
+        detail = f"enough {limit.unit} in all, but not where there are {others}" if others else ""
+        return Block(limit.reason, level, nearest, lacking_pods, detail=detail)
+    limit = found[alone.index(min(alone))]
     free, pods = _inside(snapshot, limit, vertex)
-    reason = limit.reason
-    if reason is reasons.Reason.GPUS and int(limit.free.sum()) >= need * limit.each and alone[row] < need:
-        reason = reasons.Reason.SHAPE
-    lacking = need * limit.each - free
-    if reason is not reasons.Reason.SHAPE and lacking > 0:
-        return Block(reason, level, nearest, lacking, limit.unit, detail)
-    return Block(reason, level, nearest, need - pods, "pods", detail)
+    if limit.reason is reasons.Reason.GPUS and int(limit.free.sum()) >= need * limit.each:
+        return Block(reasons.Reason.SHAPE, level, nearest, need - pods)
+    if free < need * limit.each:
+        return Block(limit.reason, level, nearest, need * limit.each - free, limit.unit)
+    return Block(limit.reason, level, nearest, need - pods)
 
 
 POD_SLOTS = reasons.Reason.PODS

@@ -31,7 +31,7 @@ def choose(
     fit and ascending for least free; pods, ascending; then the names on the path, as strings. Step by step:
 
     1. The level searched is the required one; else the preferred one; else, with segments, the coarsest below the
-       root; else the nodes.
+       root; else that of a spread limit; else the nodes.
     2. Best fit takes the first domain that holds everything with the fewest segments to spare; least free the first
        domain in its order that holds everything.
     3. When no domain does: a required level refuses; a preferred one climbs to the next coarser level and repeats;
@@ -80,7 +80,7 @@ def _level_that_fits(
     nodes = len(fabric_tree.levels) - 1
     floor = int(fabric_tree.level[within])
     constrained = limit.required > 0 or limit.preferred > 0
-    unconstrained = min(1, nodes) if limit.segment_size > 1 else nodes
+    unconstrained = min(1, nodes) if limit.segment_size > 1 else limit.spread if limit.spread > 0 else nodes
     level = max(floor, limit.required or max(limit.preferred, 0) or unconstrained)
     while True:
         order = _sorted(held, _at(fabric_tree, level, within), least_free, limit.segment_size, fabric_tree)

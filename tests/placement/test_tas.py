@@ -1,0 +1,124 @@
+"""Kueue's topology-aware scheduling: the situations of its own tests and documentation, restated for our fabric.
+
+The expected assignments are those that Kueue gives at ff69552e79 (``tas_cache_test.go`` and the concept page on topology
+aware scheduling); nodes offer CPUs, every pod asks for one.
+"""
+
+from typing import Any
+
+import pytest
+
+from scheduler.model import gang as gangs
+from scheduler.model import reasons
+from scheduler.placement import engine, placement
+from scheduler.snapshot import state
+from tests.placement import fleets
+
+DEFAULT = {"b1/r1/x3": 1, "b1/r2/x5": 1, "b1/r2/x1": 1, "b1/r2/x6": 1, "b2/r1/x2": 1, "b2/r2/x4": 2}
+SCATTERED = {"b1/r1/x3": 4, "b1/r1/x5": 1, "b1/r1/x1": 1, "b2/r1/x6": 2, "b2/r1/x2": 1}
+BINARY = {
+    path: 1 for path in ("b1/r1/x3", "b1/r1/x5", "b1/r2/x1", "b1/r2/x6", "b2/r1/x2", "b2/r1/x4", "b2/r2/x7", "b2/r2/x8")
+}
+FEW_RACKS = {"b1/r1/x3": 2, "b1/r2/x5": 2, "b1/r3/x1": 1, "b1/r3/x6": 1, "b1/r3/x2": 1, "b1/r3/x4": 1}
+ONE_RACK = {"b1/r1/x3": 2, "b1/r1/x5": 1, "b1/r1/x1": 1}
+SEGMENTED = {"b1/r1/x3": 6, "b1/r1/x5": 5, "b1/r1/x1": 4, "b1/r1/x6": 2}
+TIGHT = {"b1/r1/x3": 3, "b1/r1/x5": 2, "b1/r1/x1": 2}
+RACK_SEGMENTS = {f"b1/{path}": 1 for path in ("r1/x3", "r1/x5", "r2/x1", "r2/x6", "r2/x2")} | {
+    "b2/r1/x4": 1,
+    "b2/r1/x7": 1,
+}
+
+BEST, LEAST = "tas-best-fit", "tas-least-free"
+
+
+def assign(tree: dict[str, int], rule: str, count: int, **constraint: Any) -> list[tuple[str, int]] | None:
+    """Return pods per node in rank order, None for a refusal."""
+    fleet = fleets.capacities(tree)
+    answer = engine.place(
+        state.empty(fleet), fleets.workers(count, cpu_milli=1000, **constraint), fleets.compiled(fleet, rule)
+    )
+    if isinstance(answer, reasons.Rejection):
+        return None
+    names = [fleet.nodes[grant.node].name for grant in answer.grants]
+    return [(name, names.count(name)) for name in dict.fromkeys(names)]
+
+
+@pytest.mark.parametrize(
+    ("tree", "rule", "count", "constraint", "expected"),
+    [
+        pytest.param(
+            *(FEW_RACKS, BEST, 4, {"required": "block"}, [("x1", 1), ("x2", 1), ("x4", 1), ("x6", 1)]),
+            id="fewest racks before fewest nodes",
+        ),
+        pytest.param(ONE_RACK, BEST, 2, {"required": "rack"}, [("x3", 2)], id="the node that holds all pods"),
+        pytest.param(
+            *(SCATTERED, LEAST, 6, {}, [("x1", 1), ("x3", 1), ("x5", 1), ("x2", 1), ("x6", 2)]),
+            id="unconstrained: least free first, though one rack would do",
+        ),
+        pytest.param(DEFAULT, LEAST, 2, {}, [("x4", 2)], id="unconstrained: one node that holds everything"),
+        pytest.param(
+            DEFAULT, BEST, 3, {"required": "rack"}, [("x1", 1), ("x5", 1), ("x6", 1)], id="the rack that holds 3"
+        ),
+        pytest.param(DEFAULT, BEST, 4, {"required": "rack"}, None, id="no rack holds 4"),
+        pytest.param(
+            *(DEFAULT, BEST, 4, {"required": "block"}, [("x3", 1), ("x1", 1), ("x5", 1), ("x6", 1)]),
+            id="a block over two racks",
+        ),
+        pytest.param(DEFAULT, BEST, 5, {"required": "block"}, None, id="no block holds 5"),
+        pytest.param(
+            *(DEFAULT, BEST, 4, {"preferred": "rack"}, [("x3", 1), ("x1", 1), ("x5", 1), ("x6", 1)]),
+            id="rack preferred, only a block suffices",
+        ),
+        pytest.param(
+            *(DEFAULT, BEST, 6, {"preferred": "rack"}, [("x3", 1), ("x1", 1), ("x5", 1), ("x6", 1), ("x4", 2)]),
+            id="rack preferred, only two blocks suffice; the last is the tightest",
+        ),
+        pytest.param(
+            *(DEFAULT, BEST, 6, {"preferred": "block"}, [("x3", 1), ("x1", 1), ("x5", 1), ("x6", 1), ("x4", 2)]),
+            id="block preferred, two needed",
+        ),
+        pytest.param(DEFAULT, BEST, 8, {"preferred": "block"}, None, id="more than the fleet"),
+        pytest.param(
+            *(BINARY, BEST, 4, {"required": "block"}, [("x3", 1), ("x5", 1), ("x1", 1), ("x6", 1)]),
+            id="one pod per node, equal blocks by name",
+        ),
+        pytest.param(
+            *(SEGMENTED, BEST, 12, {"required": "block", "segment": gangs.Segment(2, "node")}),
+            [("x1", 4), ("x3", 6), ("x6", 2)],
+            id="segments on nodes: most segments first, tight fit among equals",
+        ),
+        pytest.param(
+            *(TIGHT, BEST, 4, {"required": "block", "segment": gangs.Segment(2, "node")}, [("x1", 2), ("x5", 2)]),
+            id="segments on nodes: domains without left-overs",
+        ),
+        pytest.param(
+            *(RACK_SEGMENTS, BEST, 4, {"required": "block", "segment": gangs.Segment(2, "rack")}),
+            [("x3", 1), ("x5", 1), ("x1", 1), ("x2", 1)],
+            id="segments in racks",
+        ),
+    ],
+)
+def test_assignments_are_those_of_kueue(
+    tree: dict[str, int], rule: str, count: int, constraint: dict[str, Any], expected: list[tuple[str, int]] | None
+) -> None:
+    assert assign(tree, rule, count, **constraint) == expected
+
+
+def test_a_required_level_takes_the_smallest_domain_that_suffices_under_either_order() -> None:
+    tree = {"b/r1/x": 5, "b/r2/y": 3, "b/r3/z": 4}
+    assert assign(tree, BEST, 3, required="rack") == [("y", 3)]
+    assert assign(tree, LEAST, 3, required="rack") == [("y", 3)]
+
+
+def test_ranks_follow_names_as_strings() -> None:
+    tree = {f"b/r/node-{i}": 1 for i in (1, 2, 10)}
+    assert assign(tree, BEST, 3, required="rack") == [("node-1", 1), ("node-10", 1), ("node-2", 1)]
+
+
+def test_pods_of_a_spread_limit_stay_within_it() -> None:
+    fleet = fleets.racks(2, 2)
+    one = fleets.workers(4, gpus=1, spread=gangs.Spread("rack", 2))
+    for rule in (BEST, LEAST):
+        answer = engine.place(state.empty(fleet), one, fleets.compiled(fleet, rule))
+        assert isinstance(answer, placement.Placement)
+        fleets.check(state.empty(fleet), one, answer)
