@@ -11,9 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from simulator.trace import job
 
@@ -153,20 +151,6 @@ class Collectives:
         stretch = _slowdown(self, shape.message_bytes, bandwidth_mb_s, reference_mb_s, gpus, nodes, reference_nodes)
         share = shape.communication_milli / 1000
         return duration_s * (1 - share + share * stretch)
-
-    def slowdowns(
-        self,
-        message_bytes: int,
-        bandwidth_mb_s: NDArray[np.int64],
-        reference_mb_s: int,
-        gpus: int,
-        *,
-        nodes: int = 1,
-        reference_nodes: int = 1,
-    ) -> NDArray[np.float64]:
-        """Return the slowdown at each of many bandwidths, for tables and plots."""
-        call = functools.partial(self.slowdown, nodes=nodes, reference_nodes=reference_nodes)
-        return np.array([call(message_bytes, int(mb_s), reference_mb_s, gpus) for mb_s in bandwidth_mb_s])
 
     def _link(self, bandwidth_mb_s: float, nodes: int) -> Link:
         if nodes > 1:

@@ -47,6 +47,8 @@ V100_STEPS_PER_SECOND = {
     "Transformer (batch size 64)": 9.56802,
 }
 
+ASSUMED = "run times are steps over the V100 throughputs from which Gavel made the steps"
+
 MAX_STEPS = 10**12
 MAX_GPUS = 65_536
 MAX_SUBMIT_S = 4e9
@@ -66,6 +68,7 @@ def read(source: table.Table, name: str, size: pods.PodSize = pods.DEFAULT) -> j
         shape=shape,
         tenants=(name,),
         sha256=source.sha256,
+        notes=[ASSUMED],
     )
 
 

@@ -71,6 +71,8 @@ class Trace:
     tenant : ndarray of int32, shape (J,)
         Index into `tenants`.
     priority : ndarray of int32, shape (J,)
+    notes : tuple of str
+        What the reader assumed or left out, for people; no part of the hash.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Trace:
     shape: Ints
     tenant: Ints
     priority: Ints
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.submit_s)
@@ -155,6 +158,7 @@ def build(
     tenants: Sequence[str] = ("default",),
     priority: ArrayLike | None = None,
     sha256: str = "",
+    notes: Sequence[str] = (),
 ) -> Trace:
     """Sort jobs by submission, then row, and freeze them.
 
@@ -183,7 +187,7 @@ def build(
     order = np.argsort(submit, kind="stable")
     columns = {field: _frozen(column[order]) for field, column in columns.items()}
     digest = sha256 or _digest(columns, [repr(s) for s in shapes], tenants)
-    return Trace(name=name, sha256=digest, shapes=tuple(shapes), tenants=tuple(tenants), **columns)
+    return Trace(name=name, sha256=digest, shapes=tuple(shapes), tenants=tuple(tenants), notes=tuple(notes), **columns)
 
 
 def concat(name: str, traces: Sequence[Trace]) -> Trace:
@@ -215,6 +219,7 @@ def concat(name: str, traces: Sequence[Trace]) -> Trace:
         tenants=tenants,
         priority=np.concatenate([t.priority for t in traces]),
         sha256=_derived("merge", *traces),
+        notes=list(dict.fromkeys(note for t in traces for note in t.notes)),
     )
 
 

@@ -147,6 +147,7 @@ def jobs(requests: Requests, capacity: Capacity | None = None, priority: int = 0
         tenants=(requests.name,),
         priority=np.full(len(stays), priority, dtype=np.int32),
         sha256=requests.sha256,
+        notes=[f"pool {requests.name}: {len(requests)} requests became replicas by the model {model!r}"],
     )
 
 

@@ -27,10 +27,12 @@ class Summary:
         GPUs of a job, rounded up; jobs of this size; their GPU-hours.
     tenants : tuple of (str, int, float)
         Jobs and GPU-hours of each, most GPU-hours first.
-    duration_s, wait_s : tuple of (int, float)
+    duration_s, between_s : tuple of (int, float)
         Percentiles of run times, and of times between arrivals.
     arrival_cv : float
         Standard deviation over mean of the times between arrivals; 1 for a Poisson process.
+    notes : tuple of str
+        What the reader assumed or left out.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Summary:
     duration_s: tuple[tuple[int, float], ...]
     between_s: tuple[tuple[int, float], ...]
     arrival_cv: float
+    notes: tuple[str, ...] = ()
 
     def offered_load(self, fleet_gpus: int) -> float:
         """Return GPU-hours asked for over GPU-hours that a fleet has while the jobs arrive; infinite for one instant."""
@@ -78,6 +81,7 @@ def summarise(trace: job.Trace) -> Summary:
         duration_s=_percentiles(trace.duration_s),
         between_s=_percentiles(between),
         arrival_cv=float(between.std()) / mean if mean else 0.0,
+        notes=trace.notes,
     )
 
 

@@ -39,8 +39,7 @@ MAX_PROCESSORS = 10_000_000
 MAX_SUBMIT_S = 4e9
 MAX_DURATION_S = 10 * 365 * 86_400.0
 
-CANCELLED_BEFORE_START = 5
-"""Status; such jobs have no run time and are left out, as the archive's own notes advise."""
+NEVER_RAN = "jobs without a run time or processors were left out, cancelled before they started or badly logged"
 
 
 def read(source: table.Table, name: str, size: pods.PodSize = pods.DEFAULT, processors_per_gpu: int = 1) -> job.Trace:
@@ -48,16 +47,16 @@ def read(source: table.Table, name: str, size: pods.PodSize = pods.DEFAULT, proc
 
     Notes
     -----
-    Run time -1 or 0 processors without status 5 (cancelled before start) is refused with its line, as it is in no
-    sense a job. The requested processors count where the allocated are unknown.
+    The requested processors count where the allocated are unknown. Jobs of which one or the run time is unknown never
+    ran, as far as the log tells; they are left out, and the notes of the trace say how many.
     """
     numbers = {field: source.numbers(field, UNKNOWN, _bound(field), UNKNOWN) for field in FIELDS}
     wanted = np.where(numbers["allocated processors"] > 0, numbers["allocated processors"], numbers[FIELDS[7]])
     run = numbers["run time"]
-    ran = ~((numbers["status"] == CANCELLED_BEFORE_START) & ((run <= 0) | (wanted <= 0)))
-    _refuse(source, ran & (run < 0), "run time", "a job that ran needs a run time")
-    _refuse(source, ran & (wanted < 1), "allocated processors", "a job that ran needs processors")
-    _refuse(source, numbers["submit time"] < 0, "submit time", "every job needs a submit time")
+    ran = (run >= 0) & (wanted > 0)
+    late = numbers["submit time"] < 0
+    if late.any():
+        raise source.error(int(late.argmax()), "submit time", "every job needs a submit time")
     if not ran.any():
         raise job.TraceError("no job of this log ran", file=source.file)
     gpus, shape = np.unique(-(-wanted[ran] // processors_per_gpu).astype(np.int64), return_inverse=True)
@@ -73,6 +72,7 @@ def read(source: table.Table, name: str, size: pods.PodSize = pods.DEFAULT, proc
         tenant=group,
         tenants=[f"group-{number}" if number >= 0 else "default" for number in groups.tolist()],
         sha256=source.sha256,
+        notes=[] if ran.all() else [f"{int((~ran).sum())} {NEVER_RAN}"],
     )
 
 
@@ -106,8 +106,3 @@ def _bound(field: str) -> float:
     if field.endswith("processors"):
         return MAX_PROCESSORS
     return MAX_DURATION_S if field in ("run time", "requested time", "wait time") else 1e15
-
-
-def _refuse(source: table.Table, bad: np.ndarray, field: str, problem: str) -> None:
-    if bad.any():
-        raise source.error(int(bad.argmax()), field, problem)

@@ -4,6 +4,7 @@ The random generator is passed in, and every draw is a draw of a whole column in
 one trace.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,4 +160,4 @@ def _pool(pool: workload.Pool, horizon_s: float, random: np.random.Generator) ->
         prompt_tokens=np.round(count * pool.prompt_tokens).astype(np.int64),
         output_tokens=np.round(count * pool.output_tokens).astype(np.int64),
     )
-    return pools.jobs(requests, pool.capacity, pool.priority)
+    return replace(pools.jobs(requests, pool.capacity, pool.priority), notes=())

@@ -96,6 +96,8 @@ class Table:
         """Return a column of whole numbers within bounds, both inclusive."""
         cells = self._cells(field, default is not None)
         values = cells.cast(pl.Int64, strict=False)
+        if values.null_count() > cells.null_count():
+            values = values.fill_null(_whole(cells))
         bad = cells.is_not_null() & (values.is_null() | (values < low) | (values > high)).fill_null(True)
         self._refuse(field, bad, f"not a whole number from {low} to {high}")
         return (values if default is None else values.fill_null(default)).to_numpy()
@@ -162,8 +164,14 @@ def of_bytes(file: str, data: bytes) -> Table:
     return _csv(file, data)
 
 
+def _whole(cells: pl.Series) -> pl.Series:
+    """Read whole numbers that a table program wrote as ``8.0``; anything else is null."""
+    floats = cells.cast(pl.Float64, strict=False)
+    return floats.set(floats != floats.floor(), None).cast(pl.Int64, strict=False)
+
+
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file of bounded size."""
+    """Read a whole file of bounded size, inflated if it is a gzip file."""
     file = str(path)
     try:
         if path.is_dir():

@@ -67,6 +67,7 @@ def test_swf_keeps_jobs_that_ran_and_their_declared_times() -> None:
     assert trace.duration_s.tolist() == [100, 300, 7, 50]
     assert trace.expected_s.tolist() == [200, 600, 10, 0]
     assert [trace.gang(i).tenant for i in range(4)] == ["group-1", "group-2", "group-1", "default"]
+    assert [note.split(" were ")[0] for note in trace.notes] == ["1 jobs without a run time or processors"]
 
 
 def test_swf_processors_may_share_a_gpu() -> None:
@@ -97,6 +98,14 @@ def test_a_gzip_file_is_read_like_its_content(tmp_path: Path) -> None:
     squeezed.write_bytes(squeezed.read_bytes()[:60])
     with pytest.raises(job.TraceError, match="truncated or damaged gzip"):
         load.read(squeezed)
+
+
+def test_whole_numbers_may_be_written_as_floats(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.csv"
+    path.write_text("name,submit_s,duration_s,gpus,priority\na,0,60,8.0,\nb,0,60,2,-3.0\n")
+    trace = load.read(path)
+    assert trace.gpus().tolist() == [8, 2]
+    assert trace.priority.tolist() == [0, -3]
 
 
 def test_our_schema_reads_partitions_and_roles() -> None:
