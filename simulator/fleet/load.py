@@ -5,7 +5,7 @@ from pathlib import Path
 from scheduler.model import fabric
 from simulator import document
 from simulator.fleet import build, dump, openb, presets, spec
-from simulator.trace import job, table
+from simulator.trace import content, job, table
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -32,7 +32,7 @@ def read(name: str, *, rack_nodes: int = 0, level_labels: tuple[str, ...] = dump
     if path.suffix in YAML_SUFFIXES:
         return build.fleet(document.read(path, spec.FleetError))
     try:
-        data = table.read_bytes(path)
+        data = content.read(path)
     except job.TraceError as error:
         remedy = error.remedy or (f"presets are {', '.join(presets.PRESETS)}" if not path.exists() else "")
         raise spec.FleetError(error.problem, file=name, remedy=remedy) from error

@@ -11,7 +11,7 @@ github.com/stanford-futuredata/gavel, scheduler/oracle_throughputs.json of Septe
 
 import numpy as np
 
-from simulator.trace import job, pods, table
+from simulator.trace import content, job, pods, table
 
 COLUMNS = ("model", "total_steps", "arrival_s", "gang_size")
 
@@ -74,14 +74,14 @@ def read(source: table.Table, name: str, size: pods.PodSize = pods.DEFAULT) -> j
 
 def raw(file: str, data: bytes) -> table.Table:
     """Split a file as published."""
-    lines = table.text(file, data).rstrip("\n").split("\n")
+    lines = content.text(file, data).rstrip("\n").split("\n")
     records = [line.split("\t") for line in lines]
     for number, record in enumerate(records, start=1):
         if len(record) != len(RAW_FIELDS):
             problem = f"{len(record)} fields, Gavel's traces have {len(RAW_FIELDS)}, separated by tabs"
             raise job.TraceError(problem, file=file, line=number)
     columns = {field: [record[i].strip() or None for record in records] for i, field in enumerate(RAW_FIELDS)}
-    return table.rows_of(file, table.sha256(data), columns, 1)
+    return table.rows_of(file, content.sha256(data), columns, 1)
 
 
 def _steps_per_second(source: table.Table) -> job.Floats:

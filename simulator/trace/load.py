@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulator.trace import azure, elasticflow, gavel, job, mooncake, openb, pods, pools, schema, swf, table
+from simulator.trace import azure, content, elasticflow, gavel, job, mooncake, openb, pods, pools, schema, swf, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ def read(path: Path, options: Options | None = None) -> job.Trace:
         Unreadable, of no known format, or refused by the reader of its format.
     """
     chosen = options or Options()
-    file, name, data = str(path), path.name.removesuffix(".gz").partition(".")[0], table.read_bytes(path)
+    file, name, data = str(path), path.name.removesuffix(".gz").partition(".")[0], content.read(path)
     if data.startswith(table.PARQUET_MAGIC) or path.suffix == ".parquet":
         return _of_table(table.of_bytes(file, data), name, chosen)
-    first = table.text(file, data).lstrip("\n").partition("\n")[0]
+    first = content.text(file, data).lstrip("\n").partition("\n")[0]
     if first.startswith("{"):
         return mooncake.read(file, data, name, chosen.capacity)
     if first.startswith(";") or path.suffix == ".swf" or len(first.split()) == len(swf.FIELDS):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.trace import job, pools, table
+from simulator.trace import content, job, pools, table
 
 FIELDS = ("timestamp", "input_length", "output_length")
 BLOCKS = "hash_ids"
@@ -29,7 +29,7 @@ def requests(file: str, data: bytes, name: str, *, prefix_cache: bool = False) -
     ------
     TraceError
     """
-    lines = table.text(file, data).rstrip("\n").split("\n")
+    lines = content.text(file, data).rstrip("\n").split("\n")
     rows = [_row(file, number, line) for number, line in enumerate(lines, start=1)]
     columns = np.array([[row[field] for field in FIELDS] for row in rows], dtype=np.int64)
     order = np.argsort(columns[:, 0], kind="stable")
@@ -39,7 +39,7 @@ def requests(file: str, data: bytes, name: str, *, prefix_cache: bool = False) -
         prompts[order] = np.maximum(prompts[order] - BLOCK_TOKENS * hits, 0)
     return pools.Requests(
         name=name,
-        sha256=table.sha256(data),
+        sha256=content.sha256(data),
         arrival_s=(columns[order, 0] - columns[:, 0].min()) / 1000,
         prompt_tokens=prompts[order],
         output_tokens=columns[order, 2],

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simulator.trace import job, pods, table
+from simulator.trace import content, job, pods, table
 
 FIELDS = (
     "job number",
@@ -85,12 +85,12 @@ def split(file: str, data: bytes) -> table.Table:
     if not records:
         raise job.TraceError("the log has a header and no jobs", file=file)
     columns: dict[str, list[str | None]] = dict(zip(FIELDS, map(list, zip(*records, strict=True)), strict=True))
-    return table.rows_of(file, table.sha256(data), columns, 1, np.array(lines, dtype=np.int64))
+    return table.rows_of(file, content.sha256(data), columns, 1, np.array(lines, dtype=np.int64))
 
 
 def _records(file: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the fields of every job."""
-    for number, line in enumerate(table.text(file, data).split("\n"), start=1):
+    for number, line in enumerate(content.text(file, data).split("\n"), start=1):
         record = line.split()
         if not record or line.lstrip().startswith(";"):
             continue

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from simulator.trace import job, load, schema, table
+from simulator.trace import content, job, load, schema, table
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -117,7 +117,7 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_files_and_tables_have_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "MAX_BYTES", 100)
+    monkeypatch.setattr(content, "MAX_BYTES", 100)
     path = tmp_path / "large.csv"
     path.write_text(OURS + "".join(f"job-{i},0,60,1\n" for i in range(10)))
     with pytest.raises(job.TraceError, match="at most 100 are read"):
