@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.trace import content, job, pools, table
+from simulator.trace import content, job, pools
 
 FIELDS = ("timestamp", "input_length", "output_length")
 BLOCKS = "hash_ids"

@@ -100,8 +100,10 @@ CASES = [
     ("  levels: [rack, rack]\n  nodes: [{machine: l40s-8}]\n", 5, "spec.levels[1]", "two levels have this name"),
     ("  levels: [node]\n  nodes: [{machine: l40s-8}]\n", 5, "spec.levels[0]", "always there"),
     (
-        "  levels: [block, rack]\n  domains:\n    - name: r\n      level: rack\n      domains:\n"
-        "        - {name: b, level: block}\n",
+        (
+            "  levels: [block, rack]\n  domains:\n    - name: r\n      level: rack\n      domains:\n"
+            "        - {name: b, level: block}\n"
+        ),
         10,
         "spec.domains[0].domains[0].level",
         "level block is not finer than level rack of r",
@@ -114,8 +116,10 @@ CASES = [
         "two domains have this name",
     ),
     (
-        "  levels: [a, b, c]\n  graph:\n    - {name: x, level: a, parent: z}\n    - {name: y, level: b, parent: x}\n"
-        "    - name: z\n      level: c\n      parent: y\n",
+        (
+            "  levels: [a, b, c]\n  graph:\n    - {name: x, level: a, parent: z}\n    - {name: y, level: b, parent: x}\n"
+            "    - name: z\n      level: c\n      parent: y\n"
+        ),
         7,
         "spec.graph[0].parent",
         "a cycle: x > y > z > x",
