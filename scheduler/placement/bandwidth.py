@@ -58,6 +58,9 @@ class Tiers:
 
 DEFAULT = Tiers()
 
+END = np.zeros(1, dtype=np.int64)
+"""Stands at the end of flat tables, so that looking up nothing finds something."""
+
 HOST_NETWORK_MB_S = 3_125
 """Bandwidth to other nodes of machines that list no NICs, as in published traces: 25 Gb/s Ethernet. Assumption."""
 
@@ -105,11 +108,11 @@ def rates(fleet: topology.Topology, rule: policy.DeviceRule) -> Rates:
         masks = range(1 << shape.gpus) if tabulated else ()
         nics.append(np.array([outward(shape, mask) for mask in masks], dtype=np.int64))
     return Rates(
-        union=np.concatenate(unions),
+        union=np.concatenate([*unions, END]),
         union_start=_starts(unions),
         masks=np.array([1 << shape.gpus for shape in fleet.shapes], dtype=np.int64),
-        ring=np.concatenate(rings),
-        nic=np.concatenate(nics),
+        ring=np.concatenate([*rings, END]),
+        nic=np.concatenate([*nics, END]),
         start=_starts(rings),
         dense=dense,
         link=np.array([int(s.bandwidth_table.max(initial=0)) for s in fleet.shapes], dtype=np.int64),

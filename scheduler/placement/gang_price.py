@@ -158,7 +158,7 @@ def best_possible(fleet: topology.Topology, models: tuple[str, ...], rule: polic
             continue
         alone = int(shape.peak_table[gpus, -1]) if gpus <= shape.gpus else 0
         linked = bool(fabrics & set(table.fabric[fleet.shape == row].tolist()))
-        outward = bandwidth.outward(shape, (1 << shape.gpus) - 1) if gpus > shape.gpus or not alone else 0
+        outward = bandwidth.outward(shape, (1 << shape.gpus) - 1)
         best = max(best, alone, int(table.link[row]) if linked else 0, outward)
     return best
 

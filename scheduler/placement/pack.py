@@ -123,9 +123,9 @@ def fewest(room: Ints, need: int, dear: Ints) -> list[int]:
     Notes
     -----
     Step by step: (1) order the domains by room, largest first, then by `dear`, lowest first, then by position, and take
-    the shortest prefix that holds the pods; (2) for each of these in turn, exchange it for the domain outside with the
-    smallest room with which the pods are still held, provided that room is smaller; of equal rooms the first in the
-    order of (1). One domain is therefore the smallest that suffices: best fit.
+    the shortest prefix that holds the pods; (2) for each of these, largest first and of equals the last first, exchange
+    it for the domain outside with the smallest room with which the pods are still held, provided that room is smaller;
+    of equal rooms the first in the order of (1). One domain is therefore the smallest that suffices: best fit.
     """
     order = np.lexsort((dear, -room))
     sizes = room[order]
@@ -136,8 +136,8 @@ def fewest(room: Ints, need: int, dear: Ints) -> list[int]:
         return chosen
     outside: list[int] = order[count:].tolist()
     falling: list[int] = (-sizes[count:]).tolist()
-    for turn, vertex in enumerate(chosen):
-        own = int(room[vertex])
+    for turn in sorted(range(count), key=lambda i: (-int(sizes[i]), -i)):
+        own = int(sizes[turn])
         stop = bisect.bisect_right(falling, -max(own - spare, 1))
         if not stop or -falling[stop - 1] >= own:
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import networkx as nx
 
 from scheduler.model import fabric, machines, node
-from simulator import document
+from scheduler import document
 from simulator.fleet import spec
 
 MAX_NODES = 100_000

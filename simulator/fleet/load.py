@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from scheduler.model import fabric
-from simulator import document
+from scheduler import document
 from simulator.fleet import build, dump, openb, presets, spec
 from simulator.trace import content, job, table
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import alias_generators
 
-from simulator import bad_input
+from scheduler import bad_input
 
 MAX_COUNT = 100_000
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scheduler.model import gang as gangs
 from scheduler.model import request
-from simulator import bad_input
+from scheduler import bad_input
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]

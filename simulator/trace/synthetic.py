@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from scheduler.model import gang, request
-from simulator import document
+from scheduler import document
 from simulator.trace import job, pods, pools, workload
 
 GRID = 4096

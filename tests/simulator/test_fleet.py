@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.model import fabric
-from simulator import document
+from scheduler import document
 from simulator.fleet import build, load, presets, spec
 
 DATA = Path(__file__).parents[1] / "data"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from simulator import bad_input
+from scheduler import bad_input
 
 MAX_BYTES = 64 << 20
 MAX_VALUES = 1_000_000
