@@ -153,7 +153,9 @@ def _cuts(study: Study, ours: str, baseline: str) -> sheet.Sheet:
             share, _ = cut(study, ours, baseline, load, workload)
             own, base = study.at(workload, ours, load), study.at(workload, baseline, load)
             difference = compare.paired(own, base).words(with_n=False)
-            rows.append((workload, f"{load} %", f"{_mean(base):.2f}", f"{_mean(own):.2f}", difference, f"{share:.1f} %"))
+            rows.append(
+                (workload, f"{load} %", f"{_mean(base):.2f}", f"{_mean(own):.2f}", difference, f"{share:.1f} %")
+            )
         whole = mean_cut(study, ours, baseline, load)
         base_mean = _mean([_mean(study.at(w, baseline, load)) for w in study.workloads])
         own_mean = _mean([_mean(study.at(w, ours, load)) for w in study.workloads])
@@ -170,7 +172,9 @@ def _refusals(study: Study, names: Sequence[str]) -> sheet.Sheet:
     used = [k for k in range(len(inflation.KINDS)) if any(m[k] > 0 for m in means.values())]
     rows = [(w, p, *(f"{means[w, p][k]:.0f}" for k in used)) for w, p in cells]
     head = "|".join(("<workload", "<policy", *(inflation.KINDS[k] for k in used)))
-    return sheet.sheet("Refused pods per kind, mean of the seeds", head, rows, "At the end of a run, 130 % arrived load.")
+    return sheet.sheet(
+        "Refused pods per kind, mean of the seeds", head, rows, "At the end of a run, 130 % arrived load."
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -19,9 +19,7 @@ OURS = ("random", "dot-product", "clustering", "packing", "best-fit", "fgd", "mu
 @click.option("--workloads", default="", help="Workloads with commas, for example default,gpuspec25; all without it.")
 @click.option("--published", "table_file", type=click.Path(path_type=Path), help="CSV of the published figures.")
 @console.json_option
-def command(
-    folder: Path, seeds: int, names: str, workloads: str, table_file: Path | None, as_json: bool
-) -> None:
+def command(folder: Path, seeds: int, names: str, workloads: str, table_file: Path | None, as_json: bool) -> None:
     """Run the inflation experiment of the FGD study on the openb pod lists in FOLDER.
 
     Every policy sees the same order of pods and of nodes per seed, so differences are paired. Shows unallocated GPUs,

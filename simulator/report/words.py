@@ -24,3 +24,8 @@ MEANING = {
 def meaning(reason: reasons.Reason) -> str:
     """Return the sentence, or the reason's own words where none is written yet."""
     return MEANING.get(reason, reason.value)
+
+
+def by_name(name: str) -> str:
+    """Return the sentence for a reason's value, as logs spell it."""
+    return meaning(reasons.Reason(name))

@@ -19,7 +19,9 @@ def bench() -> None:
 
 
 @bench.command("openb")
-@click.option("--quick", is_flag=True, help="Few seeds, three workloads and no robustness sweep: a look, not a verdict.")
+@click.option(
+    "--quick", is_flag=True, help="Few seeds, three workloads and no robustness sweep: a look, not a verdict."
+)
 @click.option("--traces", type=click.Path(path_type=Path), help="Folder with the openb lists and published/.")
 @click.option("--check", is_flag=True, help="Exit with 1 when a figure misses its bound.")
 def run_openb(quick: bool, traces: Path | None, check: bool) -> None:
@@ -44,10 +46,7 @@ def progress(figures):  # type: ignore[no-untyped-def]
 
 def finish(name: str, figures: list[figure.Figure], check: bool) -> None:
     """Print the table and write the JSON file."""
-    rows = [
-        (f.figure, shown(f), str(f.bound), f.bound.unit, "ok" if f.ok else "MISSED", f.note)
-        for f in figures
-    ]
+    rows = [(f.figure, shown(f), str(f.bound), f.bound.unit, "ok" if f.ok else "MISSED", f.note) for f in figures]
     table = sheet.sheet(f"bench {name}", "<figure|value|bound|<unit|<|<note", rows, str(host.hardware()["cpu"]))
     console.Console(width=140 if not sys.stdout.isatty() else None).print(tables.render(table))
     result = {

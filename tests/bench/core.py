@@ -17,7 +17,9 @@ from simulator.trace import load as traces
 from tests.bench import clock, figure, fleets as large, inputs, million
 
 POD = request.PodRequest(cpu_milli=8000, memory_mib=65536, gpus=8)
-WANTED = target.from_requests([(request.PodRequest(gpus=n), share) for n, share in ((1, 60), (2, 10), (4, 10), (8, 20))])
+WANTED = target.from_requests(
+    [(request.PodRequest(gpus=n), share) for n, share in ((1, 60), (2, 10), (4, 10), (8, 20))]
+)
 
 
 def openb_run(given: Path | None) -> tuple[float, str]:

@@ -65,7 +65,9 @@ class Bench:
         up, down = FACTORS[factor]
         ours = policies.load(OURS)
         value = policy.pod_weights(ours)[weight]
-        pods = ours.spec.pods.model_copy(update={"weights": {**ours.spec.pods.weights, weight: round(value * up / down)}})
+        pods = ours.spec.pods.model_copy(
+            update={"weights": {**ours.spec.pods.weights, weight: round(value * up / down)}}
+        )
         name = ours.metadata.model_copy(update={"name": "moved"})
         other = ours.model_copy(update={"metadata": name, "spec": ours.spec.model_copy(update={"pods": pods})})
         return self.run([other], SWEEP_SEEDS)
