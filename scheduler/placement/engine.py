@@ -58,7 +58,7 @@ def place(
     tiers : Tiers
         Oversubscription of the network, for predicted bandwidth.
     within : int
-        Vertex of the domain to which the search is confined; a rejection speaks of the whole fleet all the same.
+        Vertex of the domain to which the search is confined, and of which a rejection speaks.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def _place_pod(
     fabric_tree = snapshot.topology.tree
     choice = score.choose(snapshot, wanted, int(fabric_tree.first_node[within]), int(fabric_tree.last_node[within]))
     if choice is None:
-        return refusal.refuse(snapshot, gang, [wanted])
+        return refusal.refuse(snapshot, gang, [wanted], within)
     rule = score.policy.spec.gangs.devices
     grants = tuple(devices.grants(snapshot, wanted, choice.node, 1, rule, choice.gpu))
     fleet = snapshot.topology
@@ -129,7 +129,7 @@ def _place_gang(
     if chosen is None and gang.minimum < gang.size:
         chosen = _most(snapshot, gang, wanted, score, tiers, within)
     if chosen is None:
-        return refusal.refuse(snapshot, gang, wanted)
+        return refusal.refuse(snapshot, gang, wanted, within)
     return _answer(snapshot, gang, chosen, score, tiers)
 
 

@@ -34,13 +34,17 @@ def no_such_level(gang: gangs.Gang, level: str, levels: Sequence[str]) -> reason
     return reasons.Rejection(gang.name, reasons.Reason.NO_SUCH_LEVEL, level, permanent=True, detail=detail)
 
 
-def refuse(snapshot: state.Snapshot, gang: gangs.Gang, wanted: Sequence[demand.Demand]) -> reasons.Rejection:
+def refuse(
+    snapshot: state.Snapshot, gang: gangs.Gang, wanted: Sequence[demand.Demand], within: int = 0
+) -> reasons.Rejection:
     """Return the refusal of a gang for which the engine found no placement.
 
     Parameters
     ----------
     wanted : sequence of Demand
         One per role.
+    within : int
+        Vertex of the domain to which the search was confined.
 
     Notes
     -----
@@ -57,7 +61,7 @@ def refuse(snapshot: state.Snapshot, gang: gangs.Gang, wanted: Sequence[demand.D
     """
     anonymous = replace(gang, name="", tenant="", priority=0, expected_s=0.0, decision_id="")
     never = _never(snapshot.topology, anonymous)
-    block = never or _block(snapshot, gang, wanted)
+    block = never or _block(snapshot, gang, wanted, within)
     if block is None:
         block = Block(reasons.Reason.SEARCH_LIMIT, gang.constraint.required, detail="every role fits by itself")
     return reasons.Rejection(
@@ -116,30 +120,34 @@ def _never(fleet: topology.Topology, gang: gangs.Gang) -> Block | None:
     return block
 
 
-def _block(snapshot: state.Snapshot, gang: gangs.Gang, wanted: Sequence[demand.Demand]) -> Block | None:
+def _block(
+    snapshot: state.Snapshot, gang: gangs.Gang, wanted: Sequence[demand.Demand], within: int = 0
+) -> Block | None:
     """Return what blocks a gang on a snapshot, None when counts do not tell."""
     counts = smallest(gang)
     for role, pod, count in zip(gang.roles, wanted, counts, strict=True):
         if not count:
             continue
         limit = domains.bounds(snapshot.topology.tree, gang.constraint, role)
-        block = role_block(snapshot, pod, limit, count)
+        block = role_block(snapshot, pod, limit, count, within)
         if block:
             return replace(block, detail=_join(f"role {role.name}" if len(gang.roles) > 1 else "", block.detail))
-    return _sum_block(snapshot, gang, wanted, counts) if len(gang.roles) > 1 else None
+    return _sum_block(snapshot, gang, wanted, counts, within) if len(gang.roles) > 1 else None
 
 
-def role_block(snapshot: state.Snapshot, pod: demand.Demand, limit: domains.Bounds, need: int) -> Block | None:
-    """Return what keeps `need` pods of one role out, None when they fit.
+def role_block(
+    snapshot: state.Snapshot, pod: demand.Demand, limit: domains.Bounds, need: int, within: int = 0
+) -> Block | None:
+    """Return what keeps `need` pods of one role out of a domain, None when they fit.
 
     Notes
     -----
     Exact in both directions: the role has a placement by itself if and only if this is None.
     """
     fabric_tree = snapshot.topology.tree
-    counts = fit.pods_that_fit(snapshot, pod)
+    counts = fit.pods_that_fit(snapshot, pod) * _inside(snapshot, within)
     held = domains.capacity(fabric_tree, counts, limit)
-    vertex, most = domains.largest(fabric_tree, held)
+    vertex, most = domains.largest(fabric_tree, held, within)
     if most >= need:
         return None
     level = fabric_tree.levels[limit.required] if limit.required else ""
@@ -147,7 +155,7 @@ def role_block(snapshot: state.Snapshot, pod: demand.Demand, limit: domains.Boun
         return Block(reasons.Reason.NO_SUCH_DEVICE, level, missing=need * pod.gpus, resource=_device(pod))
     nearest = fabric_tree.names[vertex] if vertex >= 0 else ""
     if int(counts.sum(dtype=np.int64)) < need:
-        return _resource_block(snapshot, pod, vertex, need, level, need - most)
+        return _resource_block(snapshot, pod, vertex, need, level, need - most, within)
     return Block(_topology_reason(snapshot, counts, limit, need), level, nearest, need - most)
 
 
@@ -172,11 +180,13 @@ def _topology_reason(snapshot: state.Snapshot, counts: fit.Counts, limit: domain
 
 
 def _resource_block(
-    snapshot: state.Snapshot, pod: demand.Demand, vertex: int, need: int, level: str, lacking_pods: int
+    snapshot: state.Snapshot, pod: demand.Demand, vertex: int, need: int, level: str, lacking_pods: int, within: int
 ) -> Block:
-    """Tell which resource blocks where the whole fleet has room for fewer pods than needed."""
+    """Tell which resource blocks where all of the domain `within` has room for fewer pods than needed."""
     nearest = snapshot.topology.tree.names[vertex] if vertex >= 0 else ""
-    found = list(fit.limits(snapshot, pod))
+    inside = _inside(snapshot, within)
+    every = fit.limits(snapshot, pod)
+    found = [replace(limit, free=limit.free * inside, pods=limit.pods * inside) for limit in every]
     alone = [int(limit.pods.sum(dtype=np.int64)) for limit in found]
     if min(alone) >= need:
         limit = found[_best_to_relax(found)]
@@ -184,7 +194,7 @@ def _resource_block(
         detail = f"enough {limit.unit} in all, but not where there are {others}" if others else ""
         return Block(limit.reason, level, nearest, lacking_pods, detail=detail)
     limit = found[alone.index(min(alone))]
-    free, pods = _inside(snapshot, limit, vertex)
+    free, pods = _amounts(snapshot, limit, vertex)
     if limit.reason is reasons.Reason.GPUS and int(limit.free.sum()) >= need * limit.each:
         return Block(reasons.Reason.SHAPE, level, nearest, need - pods)
     if free < need * limit.each:
@@ -204,7 +214,15 @@ def _best_to_relax(found: Sequence[fit.Limit]) -> int:
     return totals.index(max(totals))
 
 
-def _inside(snapshot: state.Snapshot, limit: fit.Limit, vertex: int) -> tuple[int, int]:
+def _inside(snapshot: state.Snapshot, domain: int) -> NDArray[np.int32]:
+    """Return 1 for the nodes of a domain and 0 for all others."""
+    fabric_tree = snapshot.topology.tree
+    inside = np.zeros(len(snapshot.up), dtype=np.int32)
+    inside[fabric_tree.first_node[domain] : fabric_tree.last_node[domain]] = 1
+    return inside
+
+
+def _amounts(snapshot: state.Snapshot, limit: fit.Limit, vertex: int) -> tuple[int, int]:
     """Return the units of a resource free in a domain, and the pods that it alone allows there."""
     if vertex < 0:
         return 0, 0
@@ -214,12 +232,13 @@ def _inside(snapshot: state.Snapshot, limit: fit.Limit, vertex: int) -> tuple[in
 
 
 def _sum_block(
-    snapshot: state.Snapshot, gang: gangs.Gang, wanted: Sequence[demand.Demand], counts: Sequence[int]
+    snapshot: state.Snapshot, gang: gangs.Gang, wanted: Sequence[demand.Demand], counts: Sequence[int], within: int
 ) -> Block | None:
     """Return the resource of which no domain of the gang's required level has enough for all roles together."""
     fabric_tree = snapshot.topology.tree
+    end, top = int(fabric_tree.end[within]), int(fabric_tree.level[within])
     level = fabric_tree.level_index(gang.constraint.required) if gang.constraint.required else 0
-    vertices = np.flatnonzero(fabric_tree.level == level)
+    vertices = np.flatnonzero(fabric_tree.level[within:end] == max(level or 0, top)) + within
     for reason, unit, free, need in sums(snapshot, wanted, counts):
         best = int(vertices[np.argmax(free[vertices])])
         lacking = need - int(free[best])

@@ -158,7 +158,7 @@ def room(snapshot: state.Snapshot, row: int, pod: request.PodRequest) -> int:
         return 0
     gpus = [int(free) for free in snapshot.gpu_free[row][: len(snapshot.topology.nodes[row].gpus)]]
     cpu, memory = int(snapshot.cpu_free[row]), int(snapshot.memory_free[row])
-    nics, slots, count = bin(int(snapshot.nic_mask[row])).count("1"), int(snapshot.pods_free[row]), 0
+    nics, slots, count = int(snapshot.nic_mask[row]).bit_count(), int(snapshot.pods_free[row]), 0
     while True:
         able = [i for i, free in enumerate(gpus) if free >= pod.gpu_milli]
         if len(able) < pod.gpus or cpu < pod.cpu_milli or memory < pod.memory_mib or nics < pod.nics or slots < 1:

@@ -80,13 +80,13 @@ UNITS = {"milli-CPU": reasons.Reason.CPU, "MiB of memory": reasons.Reason.MEMORY
 
 
 def _blocks(snapshot: state.Snapshot, one: gangs.Gang, reason: reasons.Reason) -> bool:
-    """Tell whether a resource alone keeps the gang out, or more pods would fit if they did not ask for it."""
+    """Tell whether a resource of the nodes with GPUs keeps the gang out by itself, or is what more pods lack."""
     pod, count = one.roles[0].request, one.roles[0].count
     fields = ASKED.get(reason, ("gpus", "gpu_milli", "gpu_models", "mig"))
     alone = request.PodRequest(**{field: getattr(pod, field) for field in fields})
     nothing = request.PodRequest()
     easier = replace(pod, **{field: getattr(nothing, field) for field in fields})
-    rows = range(len(snapshot.up))
+    rows = [row for row, machine in enumerate(snapshot.topology.nodes) if machine.gpus or not pod.gpus]
     if sum(min(count, fleets.room(snapshot, row, alone)) for row in rows) < count:
         return True
     return _fit(snapshot, easier, count) > _fit(snapshot, pod, count)
@@ -285,7 +285,12 @@ def test_search_is_confined_to_a_domain() -> None:
     for count in (1, 3):
         answer = engine.place(state.empty(fleet), fleets.workers(count, gpus=2), score, within=second)
         assert isinstance(answer, placement.Placement) and set(answer.nodes) <= {2, 3}
-    assert not engine.fits(state.empty(fleet), fleets.workers(9, gpus=1), score, bandwidth.DEFAULT, second)
+    too_many = fleets.workers(9, gpus=1)
+    assert not engine.fits(state.empty(fleet), too_many, score, bandwidth.DEFAULT, second)
+    refused = engine.place(state.empty(fleet), too_many, score, within=second)
+    assert isinstance(refused, reasons.Rejection)
+    assert (refused.reason, refused.nearest, refused.missing) == (reasons.Reason.GPUS, "b0/r1", 1)
+    assert not refused.permanent
 
 
 def test_smallest_parts_are_whole_segments() -> None:
