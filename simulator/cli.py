@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except console.BAD_INPUT as error:
         click.echo(f"muster-sim: {console.words(error)}", err=True)
         return 2
+    except console.Interrupted:
+        return 130
     except (click.Abort, KeyboardInterrupt):
         click.echo("muster-sim: interrupted; nothing was written", err=True)
         return 130

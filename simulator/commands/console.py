@@ -21,6 +21,10 @@ class InputError(ValueError):
     """Input that a command refuses; the message names file, field and remedy."""
 
 
+class Interrupted(Exception):
+    """A command was interrupted and has put out a partial result that says so."""
+
+
 def words(error: BaseException) -> str:
     """Return one message for one error: what is wrong, where, and what was found."""
     match error:

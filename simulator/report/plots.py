@@ -97,7 +97,9 @@ def distribution(name: str, curves: Sequence[Curve], label: str) -> str:
     return _finish(figure, axes, name, len(curves))
 
 
-def bars(name: str, groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], label: str) -> str:
+def bars(
+    name: str, groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], label: str, below: str = ""
+) -> str:
     """Draw grouped bars: one group per entry of `groups`, one bar per series; NaN leaves a gap."""
     figure, axes = _canvas()
     width = 0.8 / max(1, len(series))
@@ -106,7 +108,7 @@ def bars(name: str, groups: Sequence[str], series: Sequence[tuple[str, Sequence[
         axes.bar(places, heights, width * 0.92, label=title, color=PALETTE[number % len(PALETTE)])
     axes.set_xticks(range(len(groups)), list(groups))
     axes.grid(False, axis="x")
-    axes.set_ylabel(label)
+    axes.set(ylabel=label, xlabel=below)
     return _finish(figure, axes, name, len(series))
 
 
@@ -145,3 +147,9 @@ def _finish(figure: Figure, axes: Axes, name: str, curves: int) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace('xlink:href="#', f'xlink:href="#{name}-').replace("url(#", f"url(#{name}-")
     return text.replace(INK, "var(--ink)").replace(GRID, "var(--line)")
+
+
+def standalone(svg: str) -> str:
+    """Return a drawing as a file of its own: dark on white."""
+    filled = svg.replace("var(--ink)", "#1d2329").replace("var(--line)", "#dfe2e5")
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + filled.replace("<svg ", '<svg style="background:#fff" ', 1)

@@ -11,6 +11,29 @@ from simulator.report import figures, sheet, units, words
 SHOWN = 10
 
 
+def headline(run: scenario.Run) -> sheet.Sheet:
+    """Return the key figures of a run."""
+    found, measures = run.outcome, figures.measures(run.outcome)
+    waits = ", ".join(f"p{p} {units.duration(measures[f'wait, p{p} (s)'])}" for p in (50, 90, 99))
+    fate = {state: int((found.jobs.state == state).sum()) for state in outcome.State}
+    told = ", ".join(f"{units.count(n)} {state.name.lower()}" for state, n in fate.items() if n)
+    rows = [
+        ("result", f"PARTIAL: {found.partial}" if found.partial else "whole"),
+        ("jobs", f"{units.count(len(found.trace))}: {told}"),
+        ("wait", f"{waits}, mean {units.duration(measures['wait, mean (s)'])}"),
+        ("bounded slowdown, mean", f"{measures['bounded slowdown, mean']:.2f}"),
+        ("utilisation while jobs arrive", f"{measures['utilisation (%)']:.1f} %"),
+        ("fragmentation", f"{measures['fragmentation (% of GPUs)']:.1f} % of GPUs free but unusable"),
+        ("predicted bandwidth", f"{measures['bandwidth (% of the best)']:.1f} % of the best possible"),
+        ("makespan", units.duration(measures["makespan (s)"])),
+    ]
+    if found.evictions:
+        causes = ", ".join(f"{units.count(n)} {name}" for name, n in found.evictions.items())
+        rows.append(("evictions", f"{causes}; {measures['GPU-hours lost']:,.1f} GPU-hours lost"))
+    fleet = f"{units.count(len(found.topology.nodes))} nodes, {units.count(found.topology.total_gpus)} GPUs"
+    return sheet.sheet(f"{found.trace.name} on {fleet}, policy {found.policy}", "<figure|<value", rows)
+
+
 def waits_by_size(found: outcome.Outcome) -> sheet.Sheet:
     """Return wait percentiles by GPUs of the job."""
     size, there = figures.sizes(found.trace), figures.submitted(found)
@@ -134,3 +157,16 @@ def longest_sheet(run: scenario.Run) -> sheet.Sheet:
         why = run.waited[name].says if name in run.waited else "it was evicted and queued again"
         rows.append((name, str(size[row]), units.duration(float(found.jobs.wait_s[row])), why))
     return sheet.sheet("Longest waits", "<job|GPUs|wait|<what it first waited for", rows)
+
+
+def bandwidth_bars(runs: Sequence[scenario.Run]) -> tuple[list[str], list[tuple[str, list[float]]]]:
+    """Return the share of the best bandwidth, per cent, by job size and policy."""
+    known = [run.outcome.jobs.reference_mb_s > 0 for run in runs]
+    several = np.concatenate([figures.sizes(run.outcome.trace)[rows] for run, rows in zip(runs, known, strict=True)])
+    groups = figures.bins(several) if len(several) else []
+    series = []
+    for run, rows in zip(runs, known, strict=True):
+        size = figures.sizes(run.outcome.trace)
+        parts = [rows & (size >= low) & (size <= high) for low, high in groups]
+        series.append((run.outcome.policy, [100 * figures.share_of_best(run.outcome, part) for part in parts]))
+    return [_size_label(low, high) for low, high in groups], series

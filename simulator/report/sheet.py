@@ -1,7 +1,7 @@
 """A table as a value: terminals, the HTML page and tests show the same rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,10 @@ class Sheet:
         wrong = [row for row in self.rows if len(row) != len(self.columns)]
         if wrong:
             raise ValueError(f"table {self.title!r}: a row has {len(wrong[0])} cells for {len(self.columns)} columns")
+
+    def titled(self, title: str) -> "Sheet":
+        """Return the same table under another title."""
+        return replace(self, title=title)
 
 
 def sheet(title: str, names: str, rows: Sequence[tuple[str, ...]], note: str = "") -> Sheet:
