@@ -15,13 +15,12 @@ from scheduler.placement import (
     fit,
     pack,
     placement,
-    plan,
     refusal,
     scoring,
     search,
     tas,
 )
-from scheduler.snapshot import demand, state, topology
+from scheduler.snapshot import bulk, demand, state, topology
 
 TRIES = 32
 """Domains in which a gang of several roles is tried; with one role the first is certain to hold it."""
@@ -256,17 +255,16 @@ def _choose_roles(
     held = {row: _capacity(snapshot, wanted[row], limits[row]) for row in filled}
     candidates = _common_domains(snapshot, gang, wanted, counts, held, score, within)
     hardest = sorted(filled, key=lambda row: (-wanted[row].gpus, -wanted[row].cpu_milli, row))
-    trial = plan.Plan(snapshot.copy())
     for domain in candidates[:TRIES]:
         for order in (hardest, hardest[::-1]):
-            found = _fill_roles(trial, domain, order, wanted, counts, limits, score, tiers)
+            found = _fill_roles(snapshot.copy(), domain, order, wanted, counts, limits, score, tiers)
             if found is not None:
                 return [found[row] for row in filled]
     return None
 
 
 def _fill_roles(
-    trial: plan.Plan,
+    work: state.Snapshot,
     domain: int,
     order: Sequence[int],
     wanted: Sequence[demand.Demand],
@@ -275,8 +273,7 @@ def _fill_roles(
     score: scoring.Scoring,
     tiers: bandwidth.Tiers,
 ) -> dict[int, Chosen] | None:
-    """Place the roles in a domain one after the other; the trial is rolled back in any case."""
-    work, mark = trial.snapshot, trial.checkpoint()
+    """Place the roles in a domain one after the other, each on what the ones before it leave of `work`."""
     fabric_tree = work.topology.tree
     low, high = int(fabric_tree.first_node[domain]), int(fabric_tree.last_node[domain])
     found: dict[int, Chosen] = {}
@@ -286,13 +283,10 @@ def _fill_roles(
         held = domains.capacity(fabric_tree, counted, limits[row])
         chosen = choose_nodes(work, wanted[row], held, counts[row], score, tiers, domain)
         if chosen is None:
-            trial.rollback(mark)
             return None
         found[row] = replace(chosen, grants=_grants(work, wanted[row], chosen.pack, score))
         if row != order[-1]:
-            for grant in found[row].grants:
-                trial.take(grant)
-    trial.rollback(mark)
+            bulk.take_all(work, found[row].grants)
     return found
 
 
@@ -355,9 +349,18 @@ def _answer(
         domain=fleet.tree.names[domain],
         level=fleet.tree.levels[int(fleet.tree.level[domain])],
         bandwidth_mb_s=predict(fleet, grants, score, tiers),
-        terms=chosen[0].terms,
+        terms=_sum_terms(chosen),
         runners_up=_runners_up(fleet, chosen[0]),
     )
+
+
+def _sum_terms(chosen: Sequence[Chosen]) -> placement.Terms:
+    """Add the score terms of all roles, by name."""
+    sums: dict[str, int] = {}
+    for one in chosen:
+        for name, value in one.terms:
+            sums[name] = sums.get(name, 0) + value
+    return tuple(sums.items())
 
 
 def predict(

@@ -96,7 +96,13 @@ def sums(
 
 def smallest(gang: gangs.Gang) -> list[int]:
     """Return the pods per role of the smallest part of a gang that may start: whole segments, at least the minimum."""
-    return next(counts for counts in parts(gang) if sum(counts) >= gang.minimum)
+    counts: list[int] = []
+    left = gang.minimum
+    for role in gang.roles:
+        step = role.segment.size if role.segment else 1
+        counts.append(min(role.count, -(-max(left, 0) // step) * step))
+        left -= counts[-1]
+    return counts
 
 
 def parts(gang: gangs.Gang) -> Iterator[list[int]]:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.placement import plan
-from scheduler.snapshot import state
+from scheduler.snapshot import bulk, state
 from tests.placement import fleets
 
 
@@ -57,3 +57,55 @@ def test_commit_keeps_the_changes() -> None:
     trial.commit()
     trial.rollback()
     assert snapshot.free_gpus == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    snapshot=fleets.snapshots(),
+    pods=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 15), st.sampled_from((1000, 1000, 1000, 300)), st.integers(0, 3)),
+        min_size=16,
+        max_size=24,
+    ),
+    sparse=st.booleans(),
+)
+def test_all_grants_at_once_are_the_grants_one_by_one(
+    snapshot: state.Snapshot, pods: list[tuple[int, int, int, int]], sparse: bool
+) -> None:
+    one_by_one = snapshot.copy()
+    grants: list[state.Grant] = []
+    for node, mask, milli, nics in pods:
+        row = node % len(snapshot.up)
+        mask &= int(snapshot.topology.all_gpus[row])
+        grant = state.Grant(row, mask, milli if mask else 0, 10, 1, (), (), nics)
+        try:
+            one_by_one.take(grant)
+        except state.InvariantError:
+            if sparse:
+                continue
+            with pytest.raises(state.InvariantError):
+                bulk.take_all(snapshot, [*grants, grant] * 8)
+            state.compare(snapshot, _without(one_by_one, grants))
+            return
+        grants.append(grant)
+    filler = [state.Grant(0, cpu_milli=0)] * bulk.FEW
+    if all(_takes(one_by_one, grant) for grant in filler):
+        bulk.take_all(snapshot, [*grants, *filler])
+        state.compare(snapshot, one_by_one)
+
+
+def _takes(snapshot: state.Snapshot, grant: state.Grant) -> bool:
+    """Take a grant if it is free."""
+    try:
+        snapshot.take(grant)
+    except state.InvariantError:
+        return False
+    return True
+
+
+def _without(snapshot: state.Snapshot, grants: list[state.Grant]) -> state.Snapshot:
+    """Give grants back on a copy."""
+    work = snapshot.copy()
+    for grant in grants:
+        work.release(grant)
+    return work
