@@ -58,9 +58,15 @@ OPTIONS = [
     click.argument("trace"),
     click.option("--fleet", required=True, help="Preset (demo, 80x8, 5000x8), Fleet document, node list or dump."),
     click.option(
-        "--queue", type=click.Choice(["fifo", "skip", "easy"]), default="skip", show_default=True, help="Who may overtake."
+        "--queue",
+        type=click.Choice(["fifo", "skip", "easy"]),
+        default="skip",
+        show_default=True,
+        help="Who may overtake.",
     ),
-    click.option("--preempt", is_flag=True, help="Higher priorities evict lower ones; tenants reclaim what others borrow."),
+    click.option(
+        "--preempt", is_flag=True, help="Higher priorities evict lower ones; tenants reclaim what others borrow."
+    ),
     click.option("--quota", type=click.Path(path_type=Path), help="Quotas document."),
     click.option("--faults", type=click.Path(path_type=Path), help="Faults document: MTBF, repair, checkpoints."),
     click.option(
@@ -70,7 +76,10 @@ OPTIONS = [
         help="How run time follows placement: none, collectives, collectives:ARCHITECTURE.",
     ),
     click.option(
-        "--target", default="trace", show_default=True, help="Expected workload of the policy: trace, none, or a trace file."
+        "--target",
+        default="trace",
+        show_default=True,
+        help="Expected workload of the policy: trace, none, or a trace file.",
     ),
     click.option("--rack-nodes", type=click.IntRange(0), default=0, help="For node lists: nodes per rack."),
     click.option(
@@ -117,9 +126,7 @@ class Inputs:
         given, trace = self.given, self.trace(seeds[0])
         inputs = [provenance.Input("trace", trace.name, trace.sha256)]
         inputs.append(provenance.text_input("fleet", Path(given.fleet).name, export.fabric_json(self.fleet)))
-        inputs += [
-            provenance.text_input("policy", p.metadata.name, p.model_dump_json(by_alias=True)) for p in chosen
-        ]
+        inputs += [provenance.text_input("policy", p.metadata.name, p.model_dump_json(by_alias=True)) for p in chosen]
         inputs += [
             provenance.file_input(role, path)
             for role, path in (("quota", given.quota), ("faults", given.faults))

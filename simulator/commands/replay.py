@@ -18,12 +18,14 @@ from simulator.report import provenance, results, runsheets, sheet, story, units
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Failures, ties, synthetic jobs.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report, jobs, series and the decision log.")
 @click.option(
-    "--backend", type=click.Choice(["auto", "numpy"]), default="auto", show_default=True, help="What computes decisions."
+    "--backend",
+    type=click.Choice(["auto", "numpy"]),
+    default="auto",
+    show_default=True,
+    help="What computes decisions.",
 )
 @console.json_option
-def command(
-    given: inputs.Given, name: str, seed: int, out: Path | None, backend: str, as_json: bool
-) -> None:
+def command(given: inputs.Given, name: str, seed: int, out: Path | None, backend: str, as_json: bool) -> None:
     """Replay TRACE on a fleet: where every job went, how well, and why what waited had to wait.
 
     TRACE is a file of a known format, a Workload document (YAML), or the built-in workload called demo. Ctrl-C ends with

@@ -12,7 +12,8 @@ SHOWN = 10
 
 def sheets(made: compare.Comparison) -> list[sheet.Sheet]:
     """Return the measures and their differences."""
-    return [measures(made), differences(made)]
+    others = made.policies[1:] if len(made.seeds) > 1 else ()
+    return [measures(made), *(differences(made, other) for other in others)]
 
 
 def measures(made: compare.Comparison) -> sheet.Sheet:
@@ -26,22 +27,20 @@ def measures(made: compare.Comparison) -> sheet.Sheet:
         if max(means) > min(means):
             best += [(r, c + 1) for c, mean in enumerate(means) if mean == target]
     title = f"Measures, mean of {len(made.seeds)} seeds" if len(made.seeds) > 1 else "Measures"
-    plain = sheet.sheet(title, "|".join(("<measure", *made.policies)), rows)
-    return sheet.Sheet(plain.title, plain.columns, plain.rows, best=tuple(best))
+    note = "" if len(made.seeds) > 1 else "One seed, so no interval: --seeds 10 tells luck from difference."
+    plain = sheet.sheet(title, "|".join(("<measure", *made.policies)), rows, note)
+    return sheet.Sheet(plain.title, plain.columns, plain.rows, plain.note, tuple(best))
 
 
-def differences(made: compare.Comparison) -> sheet.Sheet:
-    """Return the paired difference of every other policy to the first, with its interval."""
-    first, rows = made.policies[0], []
-    for name in made.samples[first][0]:
-        for other in made.policies[1:]:
-            gap = made.difference(other, name)
-            rows.append((name, other, value(name, gap.mean, True), *_span(name, gap)))
-    note = "Same seed, same jobs, same failures, same order of equal nodes; Student's t, 95 %."
-    if len(made.seeds) < 2:
-        note = "One seed: no interval. Give --seeds to get one."
-    head = "<measure|<policy|difference|95 % interval|<verdict"
-    return sheet.sheet(f"Difference to {first}", head, rows, note)
+def differences(made: compare.Comparison, other: str) -> sheet.Sheet:
+    """Return the paired difference of another policy to the first, with its interval."""
+    rows = []
+    for name in made.samples[other][0]:
+        gap = made.difference(other, name)
+        rows.append((name, value(name, gap.mean, True), *_span(name, gap)))
+    note = f"Student's t over {len(made.seeds)} pairs; a pair has the same jobs, failures and order of equal nodes."
+    title = f"{other} against {made.policies[0]}: paired difference"
+    return sheet.sheet(title, "<measure|difference|95 % interval|<verdict", rows, note)
 
 
 def _span(name: str, gap: compare.Interval) -> tuple[str, str]:
@@ -73,32 +72,45 @@ def changed(first: str, other: str, found: Sequence[compare.Change], jobs: int) 
         (
             change.job,
             f"{change.gpus:g}",
-            *(units.duration(wait) for wait in change.wait_s),
-            *(str(nodes) for nodes in change.nodes),
-            *(units.bandwidth(mb_s) for mb_s in change.bandwidth_mb_s),
+            _arrow([units.duration(wait) for wait in change.wait_s]),
+            _arrow([str(nodes) for nodes in change.nodes]),
+            _arrow([units.bandwidth(mb_s) for mb_s in change.bandwidth_mb_s]),
         )
         for change in found[:SHOWN]
     ]
-    note = f"{units.count(len(found))} of {units.count(jobs)} jobs changed; these changed most. Columns: {first}, {other}."
-    head = "<job|GPUs|wait|wait'|nodes|nodes'|bandwidth|bandwidth'"
-    return sheet.sheet(f"Jobs that changed: {first} against {other}", head, rows, note)
+    note = f"{units.count(len(found))} of {units.count(jobs)} jobs changed; these changed most."
+    head = "<job|GPUs|wait|nodes|bandwidth"
+    return sheet.sheet(f"Jobs that changed: {first} → {other}", head, rows, note)
+
+
+def _arrow(sides: Sequence[str]) -> str:
+    return sides[0] if sides[0] == sides[1] else f"{sides[0]} → {sides[1]}"
 
 
 def parted(first: str, other: str, found: compare.Divergence | None) -> sheet.Sheet:
     """Return the first decision in which two policies differ, side by side."""
     if found is None:
-        return sheet.sheet(f"First divergent decision: {first} against {other}", "<", [("none: the decisions are equal",)])
+        return sheet.sheet(
+            f"First divergent decision: {first} against {other}", "<", [("none: the decisions are equal",)]
+        )
     sides = [_told(line) for line in found.lines]
     rows = [(key, sides[0].get(key, "-"), sides[1].get(key, "-")) for key in dict.fromkeys((*sides[0], *sides[1]))]
     title = f"First divergent decision, number {found.number} of the log"
-    return sheet.sheet(title, f"<|<{first}|<{other}", rows, "Score terms are integers, lower is better, in their order.")
+    return sheet.sheet(
+        title, f"<|<{first}|<{other}", rows, "Score terms are integers, lower is better, in their order."
+    )
 
 
 def _told(line: dict[str, Any] | None) -> dict[str, str]:
     """Write a log line as fields."""
     if line is None:
         return {"effect": "the log has ended"}
-    said = {"time": units.duration(line["t"]), "gang": line["gang"], "effect": line["effect"], "because": line["because"]}
+    said = {
+        "time": units.duration(line["t"]),
+        "gang": line["gang"],
+        "effect": line["effect"],
+        "because": line["because"],
+    }
     if "pods" in line:
         places = [f"{node} [{','.join(map(str, gpus))}]" for node, gpus, *_ in line["pods"]]
         said |= {"domain": line["domain"], "devices": units.listing(places, 4)}

@@ -18,7 +18,7 @@ def of_comparison(
     made: compare.Comparison, record: provenance.Provenance, parted: Sequence[Parted], title: str = ""
 ) -> str:
     """Return the page of a comparison; detail is shown of the first seed."""
-    tables = [*comparesheets.sheets(made), *(each for pair in parted for each in pair)]
+    tables = [*(comparesheets.sheets(made) if made.seeds else []), *(each for pair in parted for each in pair)]
     return _page(list(made.runs.values()), record, tables, made.partial, title)
 
 
@@ -54,13 +54,17 @@ def _tiles(run: scenario.Run) -> list[page.Tile]:
     success = f"{units.count(made.total - made.unexplained)} of {units.count(made.total)} placed whole or truly refused"
     best = measures["bandwidth (% of the best)"]
     tiles = [
-        page.Tile("GPU utilisation", f"{measures['utilisation (%)']:.1f} %", f"{run.outcome.policy}, while jobs arrive"),
+        page.Tile(
+            "GPU utilisation", f"{measures['utilisation (%)']:.1f} %", f"{run.outcome.policy}, while jobs arrive"
+        ),
         page.Tile(
             "Wait, p90",
             units.duration(measures["wait, p90 (s)"]),
             f"p50 {units.duration(measures['wait, p50 (s)'])}, p99 {units.duration(measures['wait, p99 (s)'])}",
         ),
-        page.Tile("Fragmentation", f"{measures['fragmentation (% of GPUs)']:.1f} %", "free GPUs the workload can't use"),
+        page.Tile(
+            "Fragmentation", f"{measures['fragmentation (% of GPUs)']:.1f} %", "free GPUs the workload can't use"
+        ),
     ]
     if made.total:
         tiles.append(page.Tile("Gang success", units.percent(made.success, 0), success))
