@@ -108,8 +108,7 @@ class Replay:
             self._repairs += rank is clock.Rank.REPAIR
         self._break_next(0.0)
         if len(self.trace):
-            span = float(self.trace.submit_s[-1] - self.trace.submit_s[0])
-            self._interval_s = max(span, float(self.trace.duration_s.max())) / SAMPLES
+            self._interval_s = sample_interval(self.trace)
             self._next_sample_s = float(self.trace.submit_s[0])
 
     def run(self, progress: Progress | None = None) -> outcome.Outcome:
@@ -323,6 +322,12 @@ class Replay:
         self.series.up_gpus.append(float(fleet.total_gpus - failed - down))
         self.series.fragmented_gpus.append(float(fragments.sum()) / max(1, measure.total) / state.FULL)
         self.series.waiting.append(len(self.machine.queue.waiting))
+
+
+def sample_interval(trace: job.Trace) -> float:
+    """Return the virtual time between two rows of the series."""
+    span = float(trace.submit_s[-1] - trace.submit_s[0])
+    return max(span, float(trace.duration_s.max())) / SAMPLES
 
 
 @dataclass(frozen=True, slots=True)

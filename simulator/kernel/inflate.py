@@ -57,7 +57,7 @@ def _run(nodes, pods, rule, sequence, scored, series):  # type: ignore[no-untype
             n = rows.draw(scored, nodes, pods, rule, p, version)
         else:
             rows.opening_prices(rule, free, untouched, prices)
-            n = rows.choose(scored, nodes, pods, p, prices)
+            n = rows.choose(scored, nodes, pods, p, prices, untouched)
         if n >= 0:
             gpu = scored.gpu[p, n]
             if scored.opens[n] and pods.kind[p] != rules.CPU:

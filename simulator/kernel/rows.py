@@ -84,9 +84,15 @@ def _read(rows, nodes, rule, n):  # type: ignore[no-untyped-def]
         whole += nodes.gpu[n, g] == rules.FULL
     rows.opens[n] = width > 0 and whole == width and nodes.up[n]
     if rule.number == rules.FGD:
-        rows.before[n] = frag.fragmentation(nodes.cpu[n], nodes.gpu[n], width, nodes.model[n], rule.popular)
+        rows.before[n] = measure(nodes, rule.popular, n)
     elif rule.number == rules.OPPORTUNITY and rule.weight[rules.W_FRAGMENTATION]:
-        rows.before[n] = frag.fragmentation(nodes.cpu[n], nodes.gpu[n], width, nodes.model[n], rule.full)
+        rows.before[n] = measure(nodes, rule.full, n)
+
+
+@jit.inner
+def measure(nodes, target, n):  # type: ignore[no-untyped-def]
+    """Return the fragmentation of node n over a target."""
+    return frag.fragmentation(nodes.cpu[n], nodes.gpu[n], nodes.gpus[n], nodes.model[n], target)
 
 
 @jit.inner
@@ -138,20 +144,21 @@ def _minima(rows, p, block):  # type: ignore[no-untyped-def]
 
 
 @jit.inner
-def choose(rows, nodes, pods, p, prices):  # type: ignore[no-untyped-def]
+def choose(rows, nodes, pods, p, prices, sizes):  # type: ignore[no-untyped-def]
     """Return the best node for pod p, -1 where it fits nowhere.
 
-    `prices` has the scarcity price of every machine size; a pod of a whole machine's size pays none.
+    `prices` has the scarcity price of every machine size; a pod of a whole machine's size pays none. `sizes` has the GPU
+    milli in untouched machines of every size.
     """
     priced = False
     for size in range(len(prices)):
         priced = priced or prices[size] > 0
     priced = priced and pods.kind[p] != rules.CPU
+    least = _least_price(pods, p, prices, sizes) if priced else 0
     best = NONE
     found = -1
     for block in range(rows.touched.shape[1]):
-        # With a price the untouched minimum is only a lower bound, which still rules blocks out.
-        if min(rows.touched[p, block], rows.untouched[p, block]) >= best:
+        if min(rows.touched[p, block], rows.untouched[p, block] + least) >= best:
             continue
         for n in range(block * BLOCK, min((block + 1) * BLOCK, rows.cost.shape[1])):
             value = rows.cost[p, n]
@@ -165,6 +172,17 @@ def choose(rows, nodes, pods, p, prices):  # type: ignore[no-untyped-def]
                 best = value
                 found = n
     return found
+
+
+@jit.inner
+def _least_price(pods, p, prices, sizes):  # type: ignore[no-untyped-def]
+    """Return the least that any untouched machine costs the pod: a bound by which whole blocks are passed over."""
+    least = NONE
+    for size in range(len(prices)):
+        if sizes[size] > 0:
+            pays = pods.kind[p] == rules.SHARE or pods.gpus[p] < size
+            least = min(least, prices[size] if pays else 0)
+    return 0 if least == NONE else least
 
 
 @jit.inner
