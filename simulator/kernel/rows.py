@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from simulator.kernel import arrays, frag, jit, rules
 
-BLOCK = 64
+BLOCK = 32
 NONE = 1 << 61
 """Cost of a node that can't take the pod."""
 
