@@ -1,0 +1,74 @@
+# All targets set up what they need. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/muster
+export NUMBA_CACHE_DIR ?= $(shell mkdir -p $(CACHE)/numba 2>/dev/null && test -w $(CACHE)/numba && echo $(CACHE)/numba || echo $(CURDIR)/build/numba)
+export PYTHONHASHSEED ?= random
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-fast lint fmt types arch bench bench-openb bench-core mutation lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make the environment in .venv from the hashed lock file
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it or set PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null; then \
+	  uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps -e . ; \
+	else \
+	  grep -A200 '^uv==' requirements/dev.txt | awk 'NR == 1 || /^    --hash/ {print; next} {exit}' > $(VENV)/uv.txt && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt && \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt && \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . ; \
+	fi
+	@touch $@
+
+demo: $(STAMP) ## replay a built-in fleet and workload under three policies; writes build/demo
+	$(BIN)/muster-sim demo --out build/demo
+
+test: lint types arch ## everything that CI runs
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q scheduler simulator tests
+
+test-fast: $(STAMP) ## the quick tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" scheduler simulator tests
+
+lint: $(STAMP) ## style
+	$(BIN)/ruff check scheduler simulator dra_driver proto tests
+	$(BIN)/ruff format --check scheduler simulator dra_driver proto tests
+
+fmt: $(STAMP) ## format and mend what can be mended
+	$(BIN)/ruff check --fix scheduler simulator dra_driver proto tests
+	$(BIN)/ruff format scheduler simulator dra_driver proto tests
+
+types: $(STAMP) ## strict types
+	$(BIN)/mypy
+
+arch: $(STAMP) ## import contracts
+	$(BIN)/lint-imports --no-cache
+
+bench: bench-openb bench-core ## all benchmarks
+
+bench-openb: $(STAMP) ## the published packing experiment and our policy beside it; writes build/bench/openb.json
+	$(BIN)/python -m tests.bench openb
+
+bench-core: $(STAMP) ## speed and memory of the core; writes build/bench/core.json
+	$(BIN)/python -m tests.bench core
+
+mutation: $(STAMP) ## mutation tests of the core (hours)
+	$(BIN)/mutmut run
+
+lock: $(STAMP) ## resolve the lock files anew
+	uv=$$(command -v uv || echo $(BIN)/uv); for name in sim dev; do \
+	  $$uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --extra sim $$(test $$name = dev && echo --group dev) pyproject.toml -o requirements/$$name.txt; done
+
+clean: ## remove everything that was built
+	rm -rf build $(VENV) mutants

@@ -1,0 +1,1 @@
+"""Protocol definitions of the kubelet and of Envoy; nothing is here yet."""
