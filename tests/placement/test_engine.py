@@ -133,6 +133,18 @@ def test_wide_nodes_beat_scattered_single_gpus() -> None:
     assert set(ours.nodes) <= {4, 5, 6, 7}
 
 
+def test_racks_are_not_used_up_to_the_last_gpu_where_whole_machines_are_left() -> None:
+    """Two racks hold 18 single GPUs each; three whole machines are faster than one rack and a third."""
+    built = {f"n{i}": machines.build("hgx-h100", f"n{i}") for i in range(8)}
+    fleet = fleets.fleet({f"n{i}": ("b0", f"r{i // 4}") for i in range(8)}, built)
+    snapshot = state.empty(fleet)
+    for row in (0, 1, 4, 5):
+        snapshot.take(state.Grant(row, 0b0111_1111, 1000))
+    answer = engine.place(snapshot, fleets.workers(24, gpus=1), fleets.compiled(fleet))
+    assert isinstance(answer, placement.Placement)
+    assert answer.bandwidth_mb_s == 8 * 48_000 and len(answer.nodes) == 3
+
+
 def test_uneven_counts_are_evened_out() -> None:
     """Nine single GPUs as 5 + 4 contribute four NICs at least; as 8 + 1 only one."""
     built = {f"n{i}": machines.build("hgx-h100", f"n{i}") for i in range(2)}
@@ -190,6 +202,17 @@ def test_refusals_name_the_constraint_the_domain_and_what_lacks() -> None:
     assert limited.permanent
 
 
+def test_two_resources_that_block_together_are_both_named() -> None:
+    fleet = fleets.racks(2)
+    snapshot = state.empty(fleet)
+    snapshot.take(state.Grant(0, cpu_milli=32_000))
+    snapshot.take(state.Grant(1, 0b1111, 1000))
+    answer = engine.place(snapshot, fleets.workers(4, gpus=1, cpu_milli=8_000), fleets.compiled(fleet))
+    assert isinstance(answer, reasons.Rejection)
+    assert (answer.reason, answer.missing, answer.resource) == (reasons.Reason.GPUS, 4, "pods")
+    assert answer.detail == "enough GPUs in all, but not where there are milli-CPU"
+
+
 def test_as_many_pods_as_fit_above_the_minimum() -> None:
     fleet = fleets.racks(2, 2)
     snapshot = state.empty(fleet)
@@ -219,6 +242,13 @@ def test_roles_share_nodes_and_the_required_domain(domains: str) -> None:
     assert isinstance(answer, placement.Placement)
     assert len({fleets.domain_of(fleet, grant.node, "rack") for grant in answer.grants}) == 1
     assert fleets.image(snapshot) == before
+
+
+def test_roles_on_one_node_get_different_devices() -> None:
+    fleet = fleets.racks(1)
+    role = gangs.Role("a", 1, request.PodRequest(gpus=2, nics=1))
+    both = gangs.Gang("g", (role, replace(role, name="b")))
+    fleets.check(state.empty(fleet), both, engine.place(state.empty(fleet), both, fleets.compiled(fleet)))
 
 
 def test_roles_that_fit_alone_but_not_in_sum_are_refused_with_the_resource() -> None:

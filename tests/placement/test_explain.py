@@ -60,3 +60,10 @@ def test_lone_pods_and_unknown_levels_have_a_story_too() -> None:
     assert alone.compared[0].level == "node" and "placed: 1 of 1 pods" in str(alone)
     unknown = explain.explain(state.empty(fleet), fleets.workers(1, required="hall", gpus=1), fleets.compiled(fleet))
     assert "NoSuchLevel" in str(unknown) and not unknown.passed_over
+
+
+def test_domains_beyond_the_beam_are_said_to_hold_the_gang() -> None:
+    fleet = fleets.racks(2, 2, 2, 2, 2, 2)
+    story = explain.explain(state.empty(fleet), fleets.workers(2, gpus=4), fleets.compiled(fleet))
+    racks = [c.refusal for c in story.passed_over if c.level == "rack"]
+    assert len(racks) == 4 and all(why.startswith("holds every role") for why in racks)

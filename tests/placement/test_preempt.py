@@ -63,6 +63,29 @@ def test_victims_are_chosen_inside_the_required_domain() -> None:
     assert fleet.tree.names[0] == "cluster"
 
 
+def test_a_cheaper_set_than_the_greedy_one_is_found() -> None:
+    """Three GPUs are wanted. By cost per GPU the first two go, for 6; the first and the last cost 5."""
+    fleet = fleets.racks(1, gpus=6)
+    snapshot, score = state.empty(fleet), fleets.compiled(fleet)
+    sizes = ((2, 2), (2, 4), (1, 3), (1, 90))
+    running = [start(snapshot, score, fleets.workers(1, f"g{i}", gpus=n), cost) for i, (n, cost) in enumerate(sizes)]
+    answer = preempt.preempt(snapshot, fleets.workers(1, "new", gpus=3, priority=1), score, running)
+    assert isinstance(answer, preempt.Preemption)
+    assert [v.gang.name for v in answer.victims] == ["g0", "g2"] and answer.cost == 5
+
+
+def test_of_many_small_gangs_only_those_of_one_node_go() -> None:
+    _, snapshot, score, running = busy((1,) * 16, tuple(range(1, 17)))
+    one = fleets.workers(1, "new", gpus=4, priority=1)
+    answer = preempt.preempt(snapshot, one, score, running)
+    assert isinstance(answer, preempt.Preemption)
+    assert [v.gang.name for v in answer.victims] == ["g0", "g1", "g2", "g3"]
+    snapshot.set_up(0, False)
+    wide = preempt.preempt(snapshot, fleets.workers(2, "new", gpus=4, priority=1), score, running)
+    assert isinstance(wide, preempt.Preemption) and len(wide.victims) == 8
+    assert {grant.node for victim in wide.victims for grant in victim.grants} == {1, 2}
+
+
 def test_equal_or_higher_priority_and_protected_gangs_stay() -> None:
     fleet = fleets.racks(2)
     snapshot, score = state.empty(fleet), fleets.compiled(fleet)

@@ -110,6 +110,11 @@ def test_a_required_level_takes_the_smallest_domain_that_suffices_under_either_o
     assert assign(tree, LEAST, 3, required="rack") == [("y", 3)]
 
 
+def test_a_preferred_level_climbs_one_level_at_a_time() -> None:
+    tree = {"b1/r1/x": 2, "b1/r2/y": 1, "b2/r1/z": 3, "b2/r2/w": 2}
+    assert assign(tree, LEAST, 4, preferred="rack") == [("z", 2), ("w", 2)]
+
+
 def test_ranks_follow_names_as_strings() -> None:
     tree = {f"b/r/node-{i}": 1 for i in (1, 2, 10)}
     assert assign(tree, BEST, 3, required="rack") == [("node-1", 1), ("node-10", 1), ("node-2", 1)]
@@ -117,8 +122,9 @@ def test_ranks_follow_names_as_strings() -> None:
 
 def test_pods_of_a_spread_limit_stay_within_it() -> None:
     fleet = fleets.racks(2, 2)
-    one = fleets.workers(4, gpus=1, spread=gangs.Spread("rack", 2))
-    for rule in (BEST, LEAST):
+    anywhere = fleets.workers(4, gpus=1, spread=gangs.Spread("rack", 2))
+    inside = fleets.workers(4, gpus=1, spread=gangs.Spread("rack", 2), required="block")
+    for rule, one in ((BEST, anywhere), (BEST, inside), (LEAST, anywhere), (LEAST, inside)):
         answer = engine.place(state.empty(fleet), one, fleets.compiled(fleet, rule))
         assert isinstance(answer, placement.Placement)
         fleets.check(state.empty(fleet), one, answer)
