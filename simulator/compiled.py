@@ -138,9 +138,9 @@ class Compiled:
         try:
             while self.advance():
                 if progress:
-                    progress(int(self.run.count[loop.DONE]), len(self.trace), float(self.run.time[loop.NOW]))
+                    progress(int(self.run.totals[loop.DONE]), len(self.trace), float(self.run.time[loop.NOW]))
         except KeyboardInterrupt:
-            done = int(self.run.count[loop.DONE])
+            done = int(self.run.totals[loop.DONE])
             stopped = (
                 f"interrupted at {self.run.time[loop.NOW]:.0f} s of virtual time, {done} of {len(self.trace)} jobs done"
             )
@@ -182,7 +182,7 @@ class Compiled:
             refusals=refusals,
             waited_for={},
             end_s=now,
-            events=int(self.run.count[loop.HANDLED]),
+            events=int(self.run.totals[loop.HANDLED]),
             partial=partial,
         )
 

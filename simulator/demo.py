@@ -18,8 +18,8 @@ from simulator.trace import job, samples, synthetic
 
 FLEET = "demo"
 POLICIES = ("muster", "kueue-tas-best-fit", "dra-first-fit")
-JOBS = 1_500
-SEEDS = (0, 1, 2)
+JOBS = 800
+SEEDS = (0, 1, 2, 3, 4)
 RUNTIME = "collectives"
 TITLE = "Muster demonstration"
 

@@ -77,7 +77,7 @@ class Run:
     def unallocated(self) -> Floats:
         """Return the unallocated GPU in per cent at arrived loads 0..130, shape (131,)."""
         rounded = np.round(100 * self.used_milli / self.capacity_milli, 2)
-        return 100.0 - self._by_load(rounded)
+        return np.asarray(100.0 - self._by_load(rounded))
 
     def fragmentation_percent(self) -> Floats:
         """Return the fragmentation in per cent of the fleet's GPUs at arrived loads 0..130, shape (131,)."""
@@ -96,7 +96,7 @@ class Run:
         for load in np.flatnonzero(count == 0).tolist():
             near = [at for at in (load + 1, load - 1) if 0 <= at < LOADS and count[at]]
             mean[load] = mean[near[0]] if near else np.nan
-        return mean
+        return np.asarray(mean)
 
 
 def workload(trace: job.Trace) -> Workload:
@@ -135,7 +135,7 @@ def submissions(work: Workload, capacity_milli: int, generator: np.random.Genera
     total = int(whole[sequence].sum())
     if total > limit:
         return _thin(sequence, whole, total - limit, generator)
-    extra = []
+    extra: list[int] = []
     while True:
         drawn = int(pods[generator.integers(len(pods))])
         if total + int(per_gpu[drawn]) > limit or not whole.any():

@@ -71,7 +71,7 @@ class _Model:
                 matrix[i, column] = coefficient
         result = optimize.milp(
             cost,
-            integrality=np.ones(len(cost)),
+            integrality=np.ones(len(cost), dtype=np.int64),
             bounds=optimize.Bounds(0, np.array(self.upper)),
             constraints=optimize.LinearConstraint(matrix.tocsr(), self.low, self.high),
             options={"time_limit": seconds, "mip_rel_gap": 0},
@@ -125,9 +125,11 @@ def fewest_domains(snapshot: state.Snapshot, wanted: gang.Gang, level: str, seco
     opened = {}
     for domain, nodes in _members(snapshot.topology, level).items():
         opened[domain] = model.integer(1)
-        model.limit({**{c: 1.0 for n in nodes for c in pods.get(n, ())}, opened[domain]: -float(wanted.size)}, -np.inf, 0)
+        model.limit(
+            {**{c: 1.0 for n in nodes for c in pods.get(n, ())}, opened[domain]: -float(wanted.size)}, -np.inf, 0
+        )
     try:
-        value, _ = model.maximise({column: -1.0 for column in opened.values()}, seconds)
+        value, _ = model.maximise(dict.fromkeys(opened.values(), -1.0), seconds)
     except OracleError:
         if feasible(snapshot, wanted, seconds):
             raise
@@ -171,12 +173,14 @@ def _place(
         raise OracleError("gangs with min_member below their size are outside the model")
     pods: dict[int, list[int]] = {}
     for role in wanted.roles:
-        on_node = {n: _pods_on(snapshot, model, used, n, role) for n in range(len(snapshot.topology.nodes))}
-        on_node = {n: column for n, column in on_node.items() if column is not None}
-        model.limit({**{c: 1.0 for c in on_node.values()}, placed: -float(role.count)}, 0, 0)
+        every = ((n, _pods_on(snapshot, model, used, n, role)) for n in range(len(snapshot.topology.nodes)))
+        on_node = {n: column for n, column in every if column is not None}
+        model.limit({**dict.fromkeys(on_node.values(), 1.0), placed: -float(role.count)}, 0, 0)
         _segments(snapshot.topology, model, role, on_node)
         _spread(snapshot.topology, model, role, on_node)
-        _same_domain(snapshot.topology, model, role.constraint.required, {n: [c] for n, c in on_node.items()}, role.count)
+        _same_domain(
+            snapshot.topology, model, role.constraint.required, {n: [c] for n, c in on_node.items()}, role.count
+        )
         for n, column in on_node.items():
             pods.setdefault(n, []).append(column)
     _same_domain(snapshot.topology, model, wanted.constraint.required, pods, wanted.size)
@@ -220,9 +224,7 @@ def _members(fleet: topology.Topology, level: str) -> dict[int, list[int]]:
     return groups
 
 
-def _same_domain(
-    fleet: topology.Topology, model: _Model, level: str, pods: dict[int, list[int]], count: int
-) -> None:
+def _same_domain(fleet: topology.Topology, model: _Model, level: str, pods: dict[int, list[int]], count: int) -> None:
     """Allow pods in one domain of `level` only."""
     if not level:
         return
@@ -233,7 +235,7 @@ def _same_domain(
         chosen.append(flag)
         inside.update(nodes)
         model.limit({**{c: 1.0 for n in nodes for c in pods.get(n, ())}, flag: -float(count)}, -np.inf, 0)
-    model.limit({flag: 1.0 for flag in chosen}, -np.inf, 1)
+    model.limit(dict.fromkeys(chosen, 1.0), -np.inf, 1)
     model.limit({c: 1.0 for n, columns in pods.items() if n not in inside for c in columns}, 0, 0)
 
 

@@ -128,10 +128,7 @@ class Replay:
 
     def advance(self, steps: int) -> bool:
         """Handle at most `steps` happenings; tell whether there is more to come."""
-        for _ in range(steps):
-            if not self._step():
-                return False
-        return True
+        return all(self._step() for _ in range(steps))
 
     def outcome(self, partial: str = "") -> outcome.Outcome:
         """Return what has been found so far."""

@@ -1,6 +1,6 @@
 """The openb packing study: policies by workloads by seeds, beside the published table."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,9 +47,13 @@ class Study:
 
 
 def run(
-    folder: Path, policies: Sequence[policy.ScoringPolicy], seeds: Sequence[int], workloads: Sequence[str] = ()
-) -> Iterator[tuple[Study, str]]:
-    """Run the study; yield it after every workload and policy with what was just done.
+    folder: Path,
+    policies: Sequence[policy.ScoringPolicy],
+    seeds: Sequence[int],
+    workloads: Sequence[str] = (),
+    progress: Callable[[str], object] = str,
+) -> Study:
+    """Run the study; `progress` is told after every workload and policy what was just done.
 
     Raises
     ------
@@ -71,7 +75,8 @@ def run(
             key = (name, each.metadata.name)
             study.unallocated[key] = [run.unallocated() for run in runs]
             study.refused[key] = [run.refused for run in runs]
-            yield study, f"{name}, {each.metadata.name}"
+            progress(f"{name}, {each.metadata.name}")
+    return study
 
 
 def samples(study: Study) -> dict[published.Key, list[float]]:

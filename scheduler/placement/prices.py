@@ -70,9 +70,7 @@ def residual_values(wanted: target.TargetWorkload, seed: int = 0) -> NDArray[np.
     """
     sizes, weights = _shared_sizes(wanted)
     if not len(sizes):
-        table = np.zeros(WHOLE + 1, dtype=np.int64)
-        table[WHOLE] = MICRO
-        return table
+        return np.where(np.arange(WHOLE + 1) == WHOLE, MICRO, 0).astype(np.int64)
     generator = np.random.default_rng(seed)
     demands, repeats = np.unique(
         generator.multinomial(RESAMPLED_PODS, weights / weights.sum(), size=RESAMPLES), axis=0, return_counts=True

@@ -65,7 +65,8 @@ def opportunity_cost(
        `MANNERS`.
     4. A gang of whole GPUs is as slow as the node that contributes fewest, so steps 1 to 3 are repeated without the nodes
        that hold fewer than t pods, with `WIDE_MANNERS`, for t the most pods that any node holds, then t // 2, and so on
-       while t is at least 2 and no domain of the level of step 1 was found. The level found may be coarser then, though not than a preferred level that step 1 kept.
+       while t is at least 2 and no domain of the level of step 1 was found. The level found may be coarser then, though
+       not than a preferred level that step 1 kept.
     5. Equal packs count once. `gang_price.prices` prices all. The lowest (price, turn) wins, the turn counting packs in
        the order in which these steps make them.
     """

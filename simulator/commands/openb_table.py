@@ -32,11 +32,9 @@ def command(folder: Path, seeds: int, names: str, workloads: str, table_file: Pa
     if not chosen:
         console.refuse("--policies: name at least one policy")
     table = published.read(table_file) if table_file else {}
-    made = study.Study((), (), ())
     with console.progress().status("reading") as status:
         wanted = [name for name in workloads.split(",") if name]
-        for made, step in study.run(folder, chosen, inflation.seeds(seeds), wanted):
-            status.update(step)
+        made = study.run(folder, chosen, inflation.seeds(seeds), wanted, status.update)
     lists = published.pod_lists(folder)
     inputs = [provenance.file_input("pods", lists[w]) for w in made.workloads]
     inputs.append(provenance.file_input("nodes", folder / study.NODE_LIST))

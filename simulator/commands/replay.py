@@ -42,10 +42,11 @@ def command(given: inputs.Given, name: str, seed: int, out: Path | None, backend
     made = read.scenario(chosen[0], seed)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(results.exchanging(out)) if out else None
-        log = stack.enter_context(decisions(folder / "decisions.jsonl")) if folder else None
-        stopped = stack.enter_context(scenario.interruptible())
-        step = stack.enter_context(progress(name))
-        run = scenario.run(made, log, step, stopped)
+        with contextlib.ExitStack() as inner:
+            log = inner.enter_context(decisions(folder / "decisions.jsonl")) if folder else None
+            stopped = inner.enter_context(scenario.interruptible())
+            step = inner.enter_context(progress(name))
+            run = scenario.run(made, log, step, stopped)
         if folder:
             write(folder, run, record)
     if as_json:

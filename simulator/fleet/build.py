@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import networkx as nx
 
-from scheduler.model import fabric, machines, node
 from scheduler import document
+from scheduler.model import fabric, machines, node
 from simulator.fleet import spec
 
 MAX_NODES = 100_000

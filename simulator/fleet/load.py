@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from scheduler.model import fabric
 from scheduler import document
+from scheduler.model import fabric
 from simulator.fleet import build, dump, openb, presets, spec
 from simulator.trace import content, job, table
 

@@ -49,12 +49,12 @@ class Pods(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A target workload for fragmentation; `models` has one bit per GPU model."""
+    """A target workload for fragmentation: `weight` pods of each kind; `models` has one bit per GPU model."""
 
     cpu: Ints
     milli: Ints
     gpus: Ints
-    count: Ints
+    weight: Ints
     models: Ints
     total: int
 

@@ -37,5 +37,5 @@ def fragmentation(cpu, gpu, width, model, target):  # type: ignore[no-untyped-de
                             slivers += r
             if enough >= target.gpus[m]:
                 wasted = slivers
-        value += target.count[m] * wasted
+        value += target.weight[m] * wasted
     return value

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from numba import njit
+import numba
 
-outer: Any = njit(cache=True)
+njit: Any = numba.njit  # its annotations know no `_nrt`
+
+outer = njit(cache=True)
 """For loops that are called from Python and may allocate."""
 
-inner: Any = njit(cache=True, _nrt=False)
+inner = njit(cache=True, _nrt=False)
 """For what the loops call: no reference counting, so nothing may be allocated or kept.
 
 Without it every call counts references of all arrays in the tuples it is given: a run takes three to five times as long.

@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 ARRIVED, HEAP, STARTS, FREE, WAITING, DONE, HANDLED, VERSION, USED = range(9)
-"""Places in ``Run.count``."""
+"""Places in ``Run.totals``."""
 
 NOW, NEXT_SAMPLE, INTERVAL = range(3)
 """Places in ``Run.time``."""
@@ -77,7 +77,7 @@ class Run(NamedTuple):
     slot_mask: NDArray[np.int32]
     untouched: Ints
     prices: Ints
-    count: Ints
+    totals: Ints
     time: Floats
     samples: Floats
     sampled: Ints
@@ -99,7 +99,7 @@ def new_run(jobs: Jobs, classes: Classes, urgencies: int, samples: int) -> Run:
         slot_mask=np.zeros(pods + 1, dtype=np.int32),
         untouched=np.zeros(33, dtype=np.int64),
         prices=np.zeros(33, dtype=np.int64),
-        count=np.zeros(9, dtype=np.int64),
+        totals=np.zeros(9, dtype=np.int64),
         time=np.zeros(3),
         samples=np.zeros((samples, 4)),
         sampled=np.zeros(1, dtype=np.int64),
@@ -112,7 +112,7 @@ def begin(run, nodes, rule, scored):  # type: ignore[no-untyped-def]
     rows.start(scored, nodes, rule)
     for n in range(len(nodes.cpu)):
         for g in range(nodes.gpus[n]):
-            run.count[FREE] += nodes.gpu[n, g]
+            run.totals[FREE] += nodes.gpu[n, g]
         if scored.opens[n]:
             run.untouched[nodes.gpus[n]] += nodes.gpus[n] * rules.FULL
 
@@ -121,24 +121,24 @@ def begin(run, nodes, rule, scored):  # type: ignore[no-untyped-def]
 def advance(run, jobs, classes, nodes, pods, rule, scored, fabric, counts, ganged, strict, steps):  # type: ignore[no-untyped-def]
     """Handle at most `steps` arrivals and ends; tell whether there is more to come."""
     for _ in range(steps):
-        arrived = run.count[ARRIVED]
+        arrived = run.totals[ARRIVED]
         more = arrived < len(jobs.submit)
-        if not more and run.count[HEAP] == 0:
+        if not more and run.totals[HEAP] == 0:
             return False
         room = True
-        if more and (run.count[HEAP] == 0 or jobs.submit[arrived] < run.heap_time[0]):
+        if more and (run.totals[HEAP] == 0 or jobs.submit[arrived] < run.heap_time[0]):
             room = False
             run.time[NOW] = max(run.time[NOW], jobs.submit[arrived])
-            run.count[ARRIVED] += 1
+            run.totals[ARRIVED] += 1
             _submit(run, jobs, classes, arrived)
         else:
             run.time[NOW] = run.heap_time[0]
             job = _pop(run)
             jobs.state[job] = FINISHED
             jobs.end[job] = run.time[NOW]
-            run.count[DONE] += 1
+            run.totals[DONE] += 1
             _release(run, jobs, classes, nodes, pods, rule, scored, fabric, counts, job)
-        run.count[HANDLED] += 1
+        run.totals[HANDLED] += 1
         if room:
             for c in range(len(run.blocked)):
                 if run.blocked[c] and classes.whole[c] <= counts.free_in[0]:
@@ -155,10 +155,10 @@ def _submit(run, jobs, classes, job):  # type: ignore[no-untyped-def]
     c, q = jobs.kind[job], jobs.urgency[job]
     if classes.never[c]:
         jobs.state[job] = REJECTED
-        run.count[DONE] += 1
+        run.totals[DONE] += 1
         return
     jobs.state[job] = PENDING
-    run.count[WAITING] += 1
+    run.totals[WAITING] += 1
     if run.head[c, q] == NOBODY:
         run.head[c, q] = job
     else:
@@ -169,14 +169,14 @@ def _submit(run, jobs, classes, job):  # type: ignore[no-untyped-def]
 @jit.inner
 def _serve(run, jobs, classes, nodes, pods, rule, scored, fabric, counts, ganged, strict):  # type: ignore[no-untyped-def]
     """Start whatever may start, in the order of urgency and submission."""
-    while run.count[WAITING]:
+    while run.totals[WAITING]:
         c, q = _first(run, jobs, strict)
         if c < 0 or run.blocked[c]:
             return
         job = run.head[c, q]
         if _start(run, jobs, classes, nodes, pods, rule, scored, fabric, counts, ganged, job):
             run.head[c, q] = run.next[job]
-            run.count[WAITING] -= 1
+            run.totals[WAITING] -= 1
         else:
             run.blocked[c] = True
             if strict:
@@ -232,10 +232,10 @@ def _start(run, jobs, classes, nodes, pods, rule, scored, fabric, counts, ganged
         _take(run, nodes, pods, rule, scored, fabric, counts, jobs.slot[job], row, p, held)
         jobs.nodes[job] = 1
         jobs.level[job] = fabric.ancestor.shape[0] - 1
-    run.count[STARTS] += 1
+    run.totals[STARTS] += 1
     jobs.state[job] = RUNNING
     jobs.start[job] = run.time[NOW]
-    _push(run, run.time[NOW] + jobs.duration[job], run.count[STARTS], job)
+    _push(run, run.time[NOW] + jobs.duration[job], run.totals[STARTS], job)
     return True
 
 
@@ -244,8 +244,8 @@ def _lone(run, nodes, pods, rule, scored, p):  # type: ignore[no-untyped-def]
     """Choose the row of a lone pod's node, -1 without room."""
     rows.refresh(scored, nodes, pods, rule, p)
     if rule.number == rules.RANDOM:
-        return rows.draw(scored, nodes, pods, rule, p, run.count[VERSION])
-    rows.opening_prices(rule, run.count[FREE], run.untouched, run.prices)
+        return rows.draw(scored, nodes, pods, rule, p, run.totals[VERSION])
+    rows.opening_prices(rule, run.totals[FREE], run.untouched, run.prices)
     return rows.choose(scored, nodes, pods, p, run.prices, run.untouched)
 
 
@@ -273,7 +273,7 @@ def _change(run, nodes, pods, rule, scored, fabric, counts, row, p, held, sign):
     nodes.cpu[row] += sign * pods.cpu[p]
     nodes.memory[row] += sign * pods.memory[p]
     nodes.pods[row] += sign
-    run.count[VERSION] += 1
+    run.totals[VERSION] += 1
     size = nodes.gpus[row]
     if pods.kind[p] == rules.SHARE:
         nodes.gpu[row, held] += sign * pods.milli[p]
@@ -284,8 +284,8 @@ def _change(run, nodes, pods, rule, scored, fabric, counts, row, p, held, sign):
                 nodes.gpu[row, g] += sign * rules.FULL
         nodes.tags[row, pods.gpus[p]] -= sign
     need = pods.milli[p] * pods.gpus[p]
-    run.count[FREE] += sign * need
-    run.count[USED] -= sign * need
+    run.totals[FREE] += sign * need
+    run.totals[USED] -= sign * need
     opened = scored.opens[row]
     rows.changed(scored, nodes, rule, row)
     run.untouched[size] += (np.int64(scored.opens[row]) - np.int64(opened)) * size * rules.FULL
@@ -306,8 +306,8 @@ def _sample(run, nodes, rule):  # type: ignore[no-untyped-def]
     for n in range(len(nodes.cpu)):
         fragments += rows.measure(nodes, rule.full, n)
     run.samples[i, 0] = run.time[NOW]
-    run.samples[i, 1] = run.count[USED]
-    run.samples[i, 2] = run.count[WAITING]
+    run.samples[i, 1] = run.totals[USED]
+    run.samples[i, 2] = run.totals[WAITING]
     run.samples[i, 3] = fragments
     run.sampled[0] += 1
 
@@ -329,8 +329,8 @@ def _swap(run, a, b):  # type: ignore[no-untyped-def]
 @jit.inner
 def _push(run, time, order, job):  # type: ignore[no-untyped-def]
     """Add an end to the heap."""
-    i = run.count[HEAP]
-    run.count[HEAP] += 1
+    i = run.totals[HEAP]
+    run.totals[HEAP] += 1
     run.heap_time[i] = time
     run.heap_order[i] = order
     run.heap_job[i] = job
@@ -343,8 +343,8 @@ def _push(run, time, order, job):  # type: ignore[no-untyped-def]
 def _pop(run):  # type: ignore[no-untyped-def]
     """Take the earliest end off the heap and return its job."""
     job = run.heap_job[0]
-    run.count[HEAP] -= 1
-    last = run.count[HEAP]
+    run.totals[HEAP] -= 1
+    last = run.totals[HEAP]
     _swap(run, 0, last)
     i = 0
     while True:

@@ -22,7 +22,7 @@ def measures(made: compare.Comparison) -> sheet.Sheet:
     rows, best = [], []
     for r, name in enumerate(names):
         means = [sum(made.values(p, name)) / len(made.values(p, name)) for p in made.policies]
-        rows.append((name, *(value(name, mean) for mean in means)))
+        rows.append((label(name), *(value(name, mean) for mean in means)))
         target = max(means) if name in figures.HIGHER else min(means)
         if max(means) > min(means):
             best += [(r, c + 1) for c, mean in enumerate(means) if mean == target]
@@ -37,8 +37,12 @@ def differences(made: compare.Comparison, other: str) -> sheet.Sheet:
     rows = []
     for name in made.samples[other][0]:
         gap = made.difference(other, name)
-        rows.append((name, value(name, gap.mean, True), *_span(name, gap)))
+        if gap.mean == 0 and gap.half_width == 0:
+            continue
+        rows.append((label(name), value(name, gap.mean, True), *_span(name, gap)))
+    equal = len(made.samples[other][0]) - len(rows)
     note = f"Student's t over {len(made.seeds)} pairs; a pair has the same jobs, failures and order of equal nodes."
+    note += f" {equal} measures are equal on every seed." if equal else ""
     title = f"{other} against {made.policies[0]}: paired difference"
     return sheet.sheet(title, "<measure|difference|95 % interval|<verdict", rows, note)
 
@@ -48,10 +52,15 @@ def _span(name: str, gap: compare.Interval) -> tuple[str, str]:
     if gap.n < 2:
         return "-", "not known"
     if gap.half_width == 0:
-        return "none", "same on every seed" if gap.mean else "equal"
+        return "none", "same on every seed"
     better = (gap.mean > 0) == (name in figures.HIGHER)
-    verdict = ("better" if better else "worse") if gap.decided else "no difference shown"
+    verdict = ("better" if better else "worse") if gap.decided else "undecided"
     return f"{value(name, gap.low, True)} … {value(name, gap.high, True)}", verdict
+
+
+def label(name: str) -> str:
+    """Return a measure's name; times say their unit in the cell."""
+    return name.removesuffix(" (s)")
 
 
 def value(name: str, number: float, signed: bool = False) -> str:

@@ -11,6 +11,9 @@ from importlib import resources
 
 from simulator.report import sheet
 
+WIDE_COLUMNS, WIDE_WORDS = 7, 36
+"""Tables of more columns, or with longer words, take the whole width of the page."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -99,8 +102,14 @@ def _table(source: sheet.Sheet) -> str:
         for r, row in enumerate(source.rows)
     )
     note = f"<p>{html.escape(source.note)}</p>" if source.note else ""
-    wide = " wide" if len(source.columns) > 5 or "txt" in kinds[1:] else ""
+    wide = " wide" if len(source.columns) > WIDE_COLUMNS or _longest(source) > WIDE_WORDS else ""
     return (
         f'<div class="table{wide}"><h3>{html.escape(source.title)}</h3><div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}</div>"
     )
+
+
+def _longest(source: sheet.Sheet) -> int:
+    """Return the length of the longest cell that wraps, first column aside."""
+    words = [c for c, column in enumerate(source.columns) if c and not column.figures]
+    return max((len(row[c]) for row in source.rows for c in words), default=0)

@@ -18,14 +18,21 @@ def of_comparison(
     made: compare.Comparison, record: provenance.Provenance, parted: Sequence[Parted], title: str = ""
 ) -> str:
     """Return the page of a comparison; detail is shown of the first seed."""
-    tables = [*(comparesheets.sheets(made) if made.seeds else []), *(each for pair in parted for each in pair)]
-    return _page(list(made.runs.values()), record, tables, made.partial, title)
+    runs = list(made.runs.values())
+    measured = comparesheets.sheets(made) if made.seeds else []
+    blocks: list[page.Block] = [
+        *measured[:1],
+        drawings(runs)["waits"],
+        *measured[1:],
+        *(each for pair in parted for each in pair),
+    ]
+    return _page(runs, record, blocks, made.partial, title)
 
 
 def _page(
     runs: Sequence[scenario.Run],
     record: provenance.Provenance,
-    tables: Sequence[sheet.Sheet],
+    comparison: Sequence[page.Block],
     partial: str,
     title: str = "",
 ) -> str:
@@ -38,7 +45,7 @@ def _page(
     warning = (page.Words(f"Partial result: {partial}. Figures cover only what had happened by then.", True),)
     sections = [
         page.Section("Incomplete", warning if partial else ()),
-        page.Section("Comparison", tuple(tables)),
+        page.Section("Comparison", tuple(comparison)),
         page.Section("Fleet", tuple(_map(run, several) for run in runs[:3])),
         page.Section("Over time", _curves(runs)),
         page.Section("Waiting", _waiting(runs)),
@@ -101,7 +108,12 @@ def drawings(runs: Sequence[scenario.Run]) -> dict[str, page.Drawing]:
 
 def _curves(runs: Sequence[scenario.Run]) -> tuple[page.Block, ...]:
     made = drawings(runs)
-    return tuple(made[name] for name in ("utilisation", "fragmentation", "queue", "waits"))
+    names = (
+        ("utilisation", "fragmentation", "queue")
+        if len(runs) > 1
+        else ("utilisation", "fragmentation", "queue", "waits")
+    )
+    return tuple(made[name] for name in (*names, *(("bandwidth",) if len(runs) > 1 and "bandwidth" in made else ())))
 
 
 def _waiting(runs: Sequence[scenario.Run]) -> tuple[page.Block, ...]:
@@ -122,7 +134,7 @@ def _waiting(runs: Sequence[scenario.Run]) -> tuple[page.Block, ...]:
 
 def _gangs(runs: Sequence[scenario.Run]) -> tuple[page.Block, ...]:
     made = drawings(runs)
-    blocks: list[page.Block] = [made["bandwidth"]] if "bandwidth" in made else []
+    blocks: list[page.Block] = [made["bandwidth"]] if "bandwidth" in made and len(runs) == 1 else []
     blocks.append(runsheets.gang_sheet(runs))
     for run in runs:
         name = f"{run.outcome.policy}: " if len(runs) > 1 else ""

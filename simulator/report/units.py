@@ -20,8 +20,8 @@ DAYS = TimeUnit("d", 86400.0)
 
 
 def time_unit(span_s: float) -> TimeUnit:
-    """Return the largest unit of which the span holds at least two."""
-    return next((unit for unit in (DAYS, HOURS, MINUTES) if span_s >= 2 * unit.seconds), SECONDS)
+    """Return the largest unit of which the span holds one and a half."""
+    return next((unit for unit in (DAYS, HOURS, MINUTES) if span_s >= 1.5 * unit.seconds), SECONDS)
 
 
 def duration(seconds: float) -> str:
@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
         return "-"
     unit = time_unit(abs(seconds))
     amount = seconds / unit.seconds
-    if unit is SECONDS and abs(amount) >= 10 or amount == int(amount):
+    if (unit is SECONDS and abs(amount) >= 10) or amount == int(amount):
         return f"{amount:.0f} {unit.name}"
     return f"{amount:.1f} {unit.name}"
 

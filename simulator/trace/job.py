@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from scheduler import bad_input
 from scheduler.model import gang as gangs
 from scheduler.model import request
-from scheduler import bad_input
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scheduler.model import gang, request
 from scheduler import document
+from scheduler.model import gang, request
 from simulator.trace import job, pods, pools, workload
 
 GRID = 4096

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FORBIDDEN = re.compile(rb"/(root|work|home/[a-z]+)/[A-Za-z0-9._-]+|--index-url|--extra-index-url|https?://[^ ]*pypi[^ ]*/simple")
+FORBIDDEN = re.compile(
+    rb"/(root|work|home/[a-z]+)/[A-Za-z0-9._-]+|--index-url|--extra-index-url|https?://[^ ]*pypi[^ ]*/simple"
+)
 
 
 def tracked() -> list[Path]:

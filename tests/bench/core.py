@@ -14,7 +14,8 @@ from scheduler.snapshot import state
 from simulator import inflation
 from simulator.fleet import load as fleets
 from simulator.trace import load as traces
-from tests.bench import clock, figure, fleets as large, inputs, million
+from tests.bench import clock, figure, inputs, million
+from tests.bench import fleets as large
 
 POD = request.PodRequest(cpu_milli=8000, memory_mib=65536, gpus=8)
 WANTED = target.from_requests(

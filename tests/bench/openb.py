@@ -42,11 +42,7 @@ class Bench:
 
     def run(self, chosen: Sequence[policy.ScoringPolicy], seeds: int) -> study.Study:
         """Run policies on the workloads."""
-        made = None
-        for made, _ in study.run(self.folder, chosen, inflation.seeds(seeds), self.workloads):
-            pass
-        assert made is not None
-        return made
+        return study.run(self.folder, chosen, inflation.seeds(seeds), self.workloads)
 
     @functools.cached_property
     def conformance(self) -> study.Study:

@@ -90,5 +90,5 @@ def test_unknown_devices_pools_and_partitions_are_refused() -> None:
         with pytest.raises(claim.ClaimError, match=f"node n has no device {pool}/{name}"):
             claim.held(machine, [claim.Allocation(claim.DRIVER, pool, name, "gpus")])
     cut = replace(machine, gpus=tuple(replace(gpu, mig_enabled=True) for gpu in machine.gpus))
-    with pytest.raises(claim.ClaimError, match="GPU 2 of node n has no partition 1g.10gb at 0x3"):
+    with pytest.raises(claim.ClaimError, match=r"GPU 2 of node n has no partition 1g\.10gb at 0x3"):
         claim.allocations(cut, claim.Held(partitions=((2, 0b11),)), profile="1g.10gb")

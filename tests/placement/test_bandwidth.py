@@ -68,7 +68,7 @@ def test_a_rack_of_one_nvlink_fabric_is_one_large_node() -> None:
 
 def test_machines_that_list_no_nics_reach_others_over_the_host_network() -> None:
     built = {f"n{i}": machines.plain(f"n{i}", 2, "T4", 8000, 8000) for i in range(2)}
-    fleet = fleets.fleet({name: ("b", "r") for name in built}, built)
+    fleet = fleets.fleet(dict.fromkeys(built, ("b", "r")), built)
     assert predict(fleet, {"n0": 0b11, "n1": 0b11}) == bandwidth.HOST_NETWORK_MB_S
 
 

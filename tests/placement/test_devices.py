@@ -124,7 +124,7 @@ def test_a_request_without_gpus_gets_none() -> None:
 @pytest.mark.parametrize("kind", ["dgx-1v", "hgx-h100", "a100-pcie-pairs"])
 def test_grants_of_a_role_are_those_of_its_nodes(kind: str) -> None:
     names = ("n0", "n1", "n2")
-    fleet = fleets.fleet({n: ("", "") for n in names}, {n: machines.build(kind, n) for n in names})
+    fleet = fleets.fleet(dict.fromkeys(names, ("", "")), {n: machines.build(kind, n) for n in names})
     snapshot = state.empty(fleet)
     snapshot.take(state.Grant(1, 0b11, 1000))
     for pod in (request.PodRequest(gpus=2), request.PodRequest(gpus=1, gpu_milli=400), request.PodRequest(cpu_milli=5)):

@@ -120,7 +120,7 @@ def test_the_tightest_domain_wins_and_an_opened_rack_before_a_free_one() -> None
 def test_wide_nodes_beat_scattered_single_gpus() -> None:
     """First fit in a rack with left-overs runs at one NIC; the default takes the free machines for eight GPUs."""
     built = {f"n{i}": machines.build("hgx-h100", f"n{i}") for i in range(8)}
-    fleet = fleets.fleet({name: ("b0", "r0") for name in built}, built)
+    fleet = fleets.fleet(dict.fromkeys(built, ("b0", "r0")), built)
     snapshot = state.empty(fleet)
     for row in range(4):
         snapshot.take(state.Grant(row, 0b0111_1111, 1000))
@@ -148,7 +148,7 @@ def test_racks_are_not_used_up_to_the_last_gpu_where_whole_machines_are_left() -
 def test_uneven_counts_are_evened_out() -> None:
     """Nine single GPUs as 5 + 4 contribute four NICs at least; as 8 + 1 only one."""
     built = {f"n{i}": machines.build("hgx-h100", f"n{i}") for i in range(2)}
-    fleet = fleets.fleet({name: ("b0", "r0") for name in built}, built)
+    fleet = fleets.fleet(dict.fromkeys(built, ("b0", "r0")), built)
     answer = engine.place(state.empty(fleet), fleets.workers(9, gpus=1), fleets.compiled(fleet))
     assert isinstance(answer, placement.Placement)
     assert sorted([g.node for g in answer.grants].count(n) for n in (0, 1)) == [4, 5]
@@ -284,7 +284,7 @@ def test_gangs_of_two_roles_are_placed_soundly_or_refused(
 
 def test_partitions_and_shares_of_gangs_get_exact_devices() -> None:
     built = {f"m{i}": fleets.mig_node(f"m{i}") for i in range(2)}
-    fleet = fleets.fleet({name: ("b", "r") for name in built}, built)
+    fleet = fleets.fleet(dict.fromkeys(built, ("b", "r")), built)
     one = fleets.workers(12, gpus=1, mig="2g.20gb")
     answer = engine.place(state.empty(fleet), one, fleets.compiled(fleet))
     fleets.check(state.empty(fleet), one, answer)

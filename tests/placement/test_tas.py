@@ -16,9 +16,9 @@ from tests.placement import fleets
 
 DEFAULT = {"b1/r1/x3": 1, "b1/r2/x5": 1, "b1/r2/x1": 1, "b1/r2/x6": 1, "b2/r1/x2": 1, "b2/r2/x4": 2}
 SCATTERED = {"b1/r1/x3": 4, "b1/r1/x5": 1, "b1/r1/x1": 1, "b2/r1/x6": 2, "b2/r1/x2": 1}
-BINARY = {
-    path: 1 for path in ("b1/r1/x3", "b1/r1/x5", "b1/r2/x1", "b1/r2/x6", "b2/r1/x2", "b2/r1/x4", "b2/r2/x7", "b2/r2/x8")
-}
+BINARY = dict.fromkeys(
+    ("b1/r1/x3", "b1/r1/x5", "b1/r2/x1", "b1/r2/x6", "b2/r1/x2", "b2/r1/x4", "b2/r2/x7", "b2/r2/x8"), 1
+)
 FEW_RACKS = {"b1/r1/x3": 2, "b1/r2/x5": 2, "b1/r3/x1": 1, "b1/r3/x6": 1, "b1/r3/x2": 1, "b1/r3/x4": 1}
 ONE_RACK = {"b1/r1/x3": 2, "b1/r1/x5": 1, "b1/r1/x1": 1}
 SEGMENTED = {"b1/r1/x3": 6, "b1/r1/x5": 5, "b1/r1/x1": 4, "b1/r1/x6": 2}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.model import fabric
 from scheduler import document
+from scheduler.model import fabric
 from simulator.fleet import build, load, presets, spec
 
 DATA = Path(__file__).parents[1] / "data"

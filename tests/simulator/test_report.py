@@ -123,7 +123,8 @@ def test_a_row_of_the_wrong_width_is_refused() -> None:
         (0, "0 s"),
         (0.25, "0.2 s"),
         (42, "42 s"),
-        (119, "119 s"),
+        (89, "89 s"),
+        (119, "2.0 min"),
         (210, "3.5 min"),
         (7200, "2 h"),
         (23400, "6.5 h"),
@@ -134,11 +135,16 @@ def test_durations_are_short_words(seconds: float, words: str) -> None:
     assert units.duration(seconds) == words
 
 
+def stop_half_way(target: Path) -> None:
+    with whole.replacing(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError("stop")
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "result.json"
     whole.write_text(target, "first")
-    with pytest.raises(RuntimeError), whole.replacing(target) as partial:
-        partial.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="stop"):
+        stop_half_way(target)
     assert target.read_text() == "first"
     assert [p.name for p in target.parent.iterdir()] == ["result.json"]

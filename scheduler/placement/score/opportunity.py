@@ -149,6 +149,8 @@ def _partition(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Int
     per_gpu = np.maximum(1, room.max(axis=1, initial=1))
     fresh = -(-np.maximum(w.gpus - in_started, 0) // per_gpu)
     total, cpu = s.gpu_free[nodes].sum(axis=1, dtype=np.int64), s.cpu_free[nodes]
-    cost = t.weights["stranded"] * (stranded(t, cpu - w.cpu_milli, total - fresh * state.FULL) - stranded(t, cpu, total))
+    cost = t.weights["stranded"] * (
+        stranded(t, cpu - w.cpu_milli, total - fresh * state.FULL) - stranded(t, cpu, total)
+    )
     cost += t.weights["left"] * 125 * (total - fresh * state.FULL) + t.weights["value"] * MICRO * fresh
     return np.asarray(cost + t.weights["open"] * MICRO * untouched(s, nodes))
