@@ -7,8 +7,8 @@ from itertools import combinations
 import numpy as np
 
 from scheduler.model import gang as gangs
-from scheduler.placement import domains, fit, plan, refusal, scoring
-from scheduler.snapshot import state
+from scheduler.placement import domains, fit, refusal, scoring
+from scheduler.snapshot import bulk, state
 
 Ints = domains.Ints
 
@@ -44,12 +44,35 @@ class Running:
         return self.cost if self.cost >= 0 else max(1, self.gang.gpus) * max(1, self.gang.priority + 1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """Gangs that may be taken away, with all that they hold as columns.
+
+    Attributes
+    ----------
+    gangs : tuple of Running
+        In the order that breaks ties.
+    node, weight, owner : ndarray of int64
+        One entry per grant: its node, the milli-GPU that it frees, its gang's position in `gangs`.
+    """
+
+    gangs: tuple[Running, ...]
+    node: Ints
+    weight: Ints
+    owner: Ints
+
+
+def pool(movable: Sequence[Running]) -> Pool:
+    """Return the pool of some gangs."""
+    rows = [(grant.node, _weight(grant), turn) for turn, one in enumerate(movable) for grant in one.grants]
+    node, weight, owner = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return Pool(tuple(movable), node, weight, owner)
+
+
 def without(snapshot: state.Snapshot, gone: Sequence[Running]) -> state.Snapshot:
     """Return a copy of a snapshot in which some gangs have given everything back."""
     room = snapshot.copy()
-    for one in gone:
-        for grant in one.grants:
-            room.release(grant)
+    bulk.release_all(room, [grant for one in gone for grant in one.grants])
     return room
 
 
@@ -84,19 +107,15 @@ def candidates(
     return found
 
 
-def clear(
-    trial: plan.Plan, movable: Sequence[Running], domain: int, fits: Fits, ceiling: int
-) -> tuple[Running, ...] | None:
+def clear(snapshot: state.Snapshot, movable: Pool, domain: int, fits: Fits, ceiling: int) -> tuple[Running, ...] | None:
     """Find a cheap set of gangs without which `fits` holds.
 
     Parameters
     ----------
-    trial : Plan
-        Rolled back to where it was.
     domain : int
         Only gangs that hold something in this domain are considered.
     fits : callable
-        Tells whether the snapshot has room; more room must not turn it false.
+        Tells whether a snapshot has room; more room must not turn it false.
     ceiling : int
         Sets that cost as much or more are of no interest.
 
@@ -107,68 +126,65 @@ def clear(
 
     Notes
     -----
-    Greedy: gangs are taken away in the order of cost per milli-GPU freed in the domain until `fits`, found by bisection;
-    then each that is not needed comes back, dearest first. Up to `EXACT` gangs the cheaper sets are then tried one by
-    one, cheapest first.
+    Greedy: gangs are taken away in the order of cost per milli-GPU freed in the domain until `fits`, found by
+    bisection; then each that is not needed comes back, dearest first. Up to `EXACT` gangs the cheaper sets are then
+    tried one by one, cheapest first. Every trial is a copy of the snapshot, so that nothing is ever undone.
     """
-    inside = _inside(trial.snapshot, movable, domain)
-    if not inside or not _suffices(trial, inside, fits):
+    inside = _inside(snapshot, movable, domain)
+    if not inside or not fits(without(snapshot, inside)):
         return None
-    low, high = 1, len(inside)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _suffices(trial, inside[:middle], fits) else (middle + 1, high)
-    chosen = prune(trial, inside[:high], fits)
+    chosen = prune(snapshot, _shortest(snapshot, inside, fits), fits)
     best = sum(one.price for one in chosen)
     if len(inside) <= EXACT:
         for subset in _cheaper(inside, min(best, ceiling)):
-            if _suffices(trial, subset, fits):
-                return prune(trial, subset, fits)
+            if fits(without(snapshot, subset)):
+                return prune(snapshot, subset, fits)
     return chosen if best < ceiling else None
 
 
-def _inside(snapshot: state.Snapshot, movable: Sequence[Running], domain: int) -> list[Running]:
+def prune(snapshot: state.Snapshot, chosen: Sequence[Running], fits: Fits) -> tuple[Running, ...]:
+    """Drop gangs that need not go, dearest first."""
+    work = without(snapshot, chosen)
+    kept = list(chosen)
+    for one in sorted(chosen, key=lambda victim: (-victim.price, victim.gang.name)):
+        trial = work.copy()
+        # What it held on nodes that are down is no room, and could not be taken back.
+        bulk.take_all(trial, [grant for grant in one.grants if trial.up[grant.node]])
+        if fits(trial):
+            work = trial
+            kept = [other for other in kept if other is not one]
+    return tuple(kept)
+
+
+def _shortest(snapshot: state.Snapshot, inside: Sequence[Running], fits: Fits) -> Sequence[Running]:
+    """Return the shortest beginning of a list of gangs without which `fits` holds; the whole list suffices."""
+    low, high = 0, len(inside)
+    without_low = snapshot
+    while low + 1 < high:
+        middle = (low + high) // 2
+        trial = without(without_low, inside[low:middle])
+        if fits(trial):
+            high = middle
+        else:
+            low, without_low = middle, trial
+    return inside[:high]
+
+
+def _inside(snapshot: state.Snapshot, movable: Pool, domain: int) -> list[Running]:
     """Return the gangs with something in a domain, cheapest per milli-GPU freed there first."""
     low, high = snapshot.topology.tree.first_node[domain], snapshot.topology.tree.last_node[domain]
-    keyed = []
-    for turn, one in enumerate(movable):
-        freed = [_weight(grant) for grant in one.grants if low <= grant.node < high]
-        if freed:
-            keyed.append((one.price * 1_000_000 // sum(freed), turn, one))
-    return [one for *_, one in sorted(keyed, key=lambda entry: entry[:2])]
+    rows = (movable.node >= low) & (movable.node < high)
+    freed = np.zeros(len(movable.gangs), dtype=np.int64)
+    np.add.at(freed, movable.owner[rows], movable.weight[rows])
+    turns = np.flatnonzero(freed).tolist()
+    rates = {turn: movable.gangs[turn].price * 1_000_000 // int(freed[turn]) for turn in turns}
+    return [movable.gangs[turn] for turn in sorted(turns, key=lambda turn: (rates[turn], turn))]
 
 
 def _weight(grant: state.Grant) -> int:
     """Return the milli-GPU that a grant frees, at least 1 for pods without GPUs."""
     slices = sum(mask.bit_count() for _, mask in grant.partitions)
     return max(1, grant.milli * grant.mask.bit_count() + 125 * slices)
-
-
-def release(trial: plan.Plan, gone: Sequence[Running]) -> None:
-    """Release what some gangs hold on nodes that are up: elsewhere it is no room, and could not be taken back."""
-    for one in gone:
-        for grant in one.grants:
-            if trial.snapshot.up[grant.node]:
-                trial.release(grant)
-
-
-def _suffices(trial: plan.Plan, gone: Sequence[Running], fits: Fits) -> bool:
-    """Tell whether `fits` holds without some gangs."""
-    mark = trial.checkpoint()
-    release(trial, gone)
-    answer = fits(trial.snapshot)
-    trial.rollback(mark)
-    return answer
-
-
-def prune(trial: plan.Plan, chosen: Sequence[Running], fits: Fits) -> tuple[Running, ...]:
-    """Drop gangs that need not go, dearest first."""
-    kept = list(chosen)
-    for one in sorted(chosen, key=lambda victim: (-victim.price, victim.gang.name)):
-        without = [other for other in kept if other is not one]
-        if _suffices(trial, without, fits):
-            kept = without
-    return tuple(kept)
 
 
 def _cheaper(inside: Sequence[Running], ceiling: int) -> Iterator[tuple[Running, ...]]:

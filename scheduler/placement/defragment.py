@@ -6,8 +6,8 @@ from functools import partial
 
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
-from scheduler.placement import bandwidth, clearing, engine, placement, plan, scoring
-from scheduler.snapshot import state
+from scheduler.placement import bandwidth, clearing, engine, placement, scoring
+from scheduler.snapshot import bulk, state
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,13 @@ def defragment(
     if answer.permanent or not movable:
         return answer
     emptied = clearing.without(snapshot, movable)
-    trial = plan.Plan(snapshot.copy())
+    pool = clearing.pool(movable)
     best: Defragmentation | None = None
     ceiling = sum(one.price for one in movable) + 1
     for domain in clearing.candidates(snapshot, emptied, gang, score):
         fits = partial(engine.fits, gang=gang, score=score, tiers=tiers, within=domain)
-        gone = clearing.clear(trial, movable, domain, fits, ceiling)
-        found = None if gone is None else _resettle(trial, gone, gang, score, tiers, domain)
+        gone = clearing.clear(snapshot, pool, domain, fits, ceiling)
+        found = None if gone is None else _resettle(snapshot, gone, gang, score, tiers, domain)
         if found is not None:
             best, ceiling = found, found.cost
     detail = f"{answer.detail}; " if answer.detail else ""
@@ -84,7 +84,7 @@ def defragment(
 
 
 def _resettle(
-    trial: plan.Plan,
+    snapshot: state.Snapshot,
     gone: Sequence[clearing.Running],
     gang: gangs.Gang,
     score: scoring.Scoring,
@@ -92,33 +92,16 @@ def _resettle(
     domain: int,
 ) -> Defragmentation | None:
     """Place the gang in a cleared domain and the gangs that had to go elsewhere; None when one finds no place."""
-    mark = trial.checkpoint()
-    clearing.release(trial, gone)
-    found = _settle_all(trial, gone, gang, score, tiers, domain)
-    trial.rollback(mark)
-    return found
-
-
-def _settle_all(
-    trial: plan.Plan,
-    gone: Sequence[clearing.Running],
-    gang: gangs.Gang,
-    score: scoring.Scoring,
-    tiers: bandwidth.Tiers,
-    domain: int,
-) -> Defragmentation | None:
-    """Place and take the gang, then every moved gang; the caller rolls back."""
-    wanted = engine.place(trial.snapshot, gang, score, tiers, domain)
+    room = clearing.without(snapshot, gone)
+    wanted = engine.place(room, gang, score, tiers, domain)
     if not isinstance(wanted, placement.Placement):
         return None
-    for grant in wanted.grants:
-        trial.take(grant)
+    bulk.take_all(room, wanted.grants)
     moves = []
     for one in sorted(gone, key=lambda moved: (-moved.gang.gpus, moved.gang.name)):
-        elsewhere = engine.place(trial.snapshot, one.gang, score, tiers)
+        elsewhere = engine.place(room, one.gang, score, tiers)
         if not isinstance(elsewhere, placement.Placement) or len(elsewhere.grants) < len(one.grants):
             return None
-        for grant in elsewhere.grants:
-            trial.take(grant)
+        bulk.take_all(room, elsewhere.grants)
         moves.append(Move(one, elsewhere))
     return Defragmentation(tuple(moves), wanted, sum(move.running.price for move in moves))

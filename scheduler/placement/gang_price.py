@@ -99,7 +99,8 @@ def prices(
     -----
     The terms, all milli-GPU, summed over the nodes and domains that the pack touches:
 
-    * ``bandwidth``: GPUs of the pack times the per mille by which its predicted bandwidth falls short of `best_possible`.
+    * ``bandwidth``: GPUs of the pack times the per mille by which its predicted bandwidth falls short of
+      `best_possible`.
     * ``nodes``: loss of `Worth.node`, from the free GPUs before to those after.
     * ``domains``: for every domain strictly between root and node, loss of `Worth.domain`, from its untouched nodes
       before to those after.

@@ -203,7 +203,7 @@ def dearness(snapshot: state.Snapshot) -> Ints:
     Returns
     -------
     ndarray of int64
-        For nodes the wholly free GPUs, for larger domains the wholly free nodes: what is broken into already goes first.
+        For nodes the wholly free GPUs, for larger domains the wholly free nodes: what is broken into goes first.
     """
     fleet = snapshot.topology
     free = np.bitwise_count(snapshot.free_mask).astype(np.int64)

@@ -6,7 +6,7 @@ from functools import partial
 
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
-from scheduler.placement import bandwidth, clearing, engine, placement, plan, scoring
+from scheduler.placement import bandwidth, clearing, engine, placement, scoring
 from scheduler.snapshot import state
 
 
@@ -66,31 +66,22 @@ def preempt(
     emptied = clearing.without(snapshot, weaker)
     if not weaker or not engine.fits(emptied, gang, score, tiers):
         return replace(answer, detail=_also(answer.detail, len(weaker)))
-    trial = plan.Plan(snapshot.copy())
+    movable = clearing.pool(weaker)
     best: tuple[clearing.Running, ...] | None = None
     ceiling = sum(one.price for one in weaker) + 1
     for domain in clearing.candidates(snapshot, emptied, gang, score):
         fits = partial(engine.fits, gang=gang, score=score, tiers=tiers, within=domain)
-        found = clearing.clear(trial, weaker, domain, fits, ceiling)
+        found = clearing.clear(snapshot, movable, domain, fits, ceiling)
         if found is not None:
             best = found
             ceiling = sum(one.price for one in found)
-    victims = _spare(trial, weaker if best is None else best, gang, score, tiers)
+    # Confined to one domain the victims are all needed; with the whole fleet to choose from, perhaps not.
+    anywhere = partial(engine.fits, gang=gang, score=score, tiers=tiers)
+    victims = clearing.prune(snapshot, weaker if best is None else best, anywhere)
     final = engine.place(clearing.without(snapshot, victims), gang, score, tiers)
     if not isinstance(final, placement.Placement):
         raise state.InvariantError(f"gang {gang.name} fits without its victims by counts, but has no placement")
     return Preemption(victims, final, sum(one.price for one in victims))
-
-
-def _spare(
-    trial: plan.Plan,
-    victims: Sequence[clearing.Running],
-    gang: gangs.Gang,
-    score: scoring.Scoring,
-    tiers: bandwidth.Tiers,
-) -> tuple[clearing.Running, ...]:
-    """Drop victims that are not needed once the gang may go to any domain."""
-    return clearing.prune(trial, victims, partial(engine.fits, gang=gang, score=score, tiers=tiers))
 
 
 def _also(detail: str, count: int) -> str:

@@ -166,7 +166,7 @@ def role_block(
 
 
 def _topology_reason(snapshot: state.Snapshot, counts: fit.Counts, limit: domains.Bounds, need: int) -> reasons.Reason:
-    """Tell which topology constraint blocks where the fleet as a whole has room: the first that does so without the next.
+    """Tell which topology constraint blocks where the fleet as a whole has room: the first that does without the next.
 
     The order is domain, segment, spread.
     """

@@ -59,11 +59,11 @@ def opportunity_cost(
     Step by step:
 
     1. `domains.tightest` gives the domains of the finest level at which the role fits whole.
-    2. They are ordered by (free GPUs of the domain, room for pods of this role, `pack.dearness`, preorder), lowest first,
-       and the first `BEAM` are kept (`NODE_BEAM` where they are nodes).
-    3. A node is packed in one way, and the comparison ends with nodes. A larger domain is packed by `pack.fill` in each of
-       `MANNERS`.
-    4. A gang of whole GPUs is as slow as the node that contributes fewest, so steps 1 to 3 are repeated without the nodes
+    2. They are ordered by (free GPUs of the domain, room for pods of this role, `pack.dearness`, preorder), lowest
+       first, and the first `BEAM` are kept (`NODE_BEAM` where they are nodes).
+    3. A node is packed in one way, and the comparison ends with nodes. A larger domain is packed by `pack.fill` in each
+       of `MANNERS`.
+    4. A gang of whole GPUs is as slow as the node that contributes fewest, so steps 1 to 3 are repeated without nodes
        that hold fewer than t pods, with `WIDE_MANNERS`, for t the most pods that any node holds, then t // 2, and so on
        while t is at least 2 and no domain of the level of step 1 was found. The level found may be coarser then, though
        not than a preferred level that step 1 kept.

@@ -61,7 +61,7 @@ def compiled(
     fleet_topology: topology.Topology, domains: str = "opportunity-cost", devices: str = "best-subset"
 ) -> scoring.Scoring:
     """Compile a policy with a domain rule."""
-    gangs = policy.GangScoring(domains=domains, devices=devices)  # type: ignore[arg-type]
+    gangs = policy.GangScoring(domains=domains, devices=devices)
     chosen = policy.ScoringPolicy(metadata=policy.Metadata(name="test"), spec=policy.Spec(gangs=gangs))
     return scoring.compile_scoring(chosen, fleet_topology)
 

@@ -1,4 +1,4 @@
-"""The engine against a brute force, and its promises: complete, exact, contiguous, pure, and truthful when it refuses."""
+"""The engine against a brute force, and its promises: complete, exact, contiguous, pure, truthful."""
 
 from dataclasses import replace
 

@@ -90,8 +90,19 @@ def test_all_grants_at_once_are_the_grants_one_by_one(
         grants.append(grant)
     filler = [state.Grant(0, cpu_milli=0)] * bulk.FEW
     if all(_takes(one_by_one, grant) for grant in filler):
+        before = snapshot.copy()
         bulk.take_all(snapshot, [*grants, *filler])
         state.compare(snapshot, one_by_one)
+        for row in range(0, len(snapshot.up), 2):
+            snapshot.set_up(row, False)
+            one_by_one.set_up(row, False)
+        bulk.release_all(snapshot, [*grants, *filler])
+        state.compare(snapshot, _without(one_by_one, [*grants, *filler]))
+        for row in range(0, len(snapshot.up), 2):
+            snapshot.set_up(row, bool(before.up[row]))
+        state.compare(snapshot, before)
+        with pytest.raises(state.InvariantError):
+            bulk.release_all(snapshot, [state.Grant(0, memory_mib=64_001)] * bulk.FEW)
 
 
 def _takes(snapshot: state.Snapshot, grant: state.Grant) -> bool:

@@ -1,7 +1,7 @@
 """Kueue's topology-aware scheduling: the situations of its own tests and documentation, restated for our fabric.
 
-The expected assignments are those that Kueue gives at ff69552e79 (``tas_cache_test.go`` and the concept page on topology
-aware scheduling); nodes offer CPUs, every pod asks for one.
+The expected assignments are those that Kueue gives at ff69552e79 (``tas_cache_test.go`` and its concept page); nodes
+offer CPUs, every pod asks for one.
 """
 
 from typing import Any
