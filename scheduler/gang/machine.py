@@ -288,7 +288,8 @@ class Machine:
         elif plain and self.config.mode == "fifo":
             self._serve_heads(now)
         elif self._serve_in_order(now, may_evict=self.config.preempt):
-            self._serve_in_order(now, may_evict=False)  # victims may fit elsewhere
+            self.queue.unblock(self.snapshot.free_gpus)  # victims leave more room than was needed
+            self._serve_in_order(now, may_evict=False)  # and may fit elsewhere themselves
 
     def _serve_shapes(self, now: float) -> None:
         """Serve ``skip`` without quotas: the same order, one refusal for all gangs of a shape."""
