@@ -14,7 +14,7 @@ from scheduler.gang import config
 from scheduler.model import fabric
 from scheduler.placement import policy, scoring, target
 from scheduler.snapshot import state, topology
-from simulator import faults, outcome, replay
+from simulator import compiled, faults, outcome, replay
 from simulator import runtime as runtimes
 from simulator.trace import job
 
@@ -79,6 +79,8 @@ class Run:
         The fleet when most GPUs were in use, among the moments looked at.
     waited : dict of str to Waited
         First reason of every job that had to wait.
+    reasoned : bool
+        Whether reasons were kept: compiled code keeps none.
     """
 
     outcome: outcome.Outcome
@@ -86,6 +88,7 @@ class Run:
     busiest: state.Snapshot
     busiest_s: float
     waited: dict[str, Waited] = field(default_factory=dict)
+    reasoned: bool = True
 
 
 def run(
@@ -120,6 +123,36 @@ def run(
         if more and stopped():
             partial = f"interrupted when {done} of {jobs} jobs were done"
     return Run(driven.outcome(partial), made.seed, busiest, busiest_s, waited)
+
+
+def compiled_refusal(made: Scenario) -> str:
+    """Return why compiled code can't replay a scenario, "" when it can."""
+    return compiled.refusal(made.trace, made.scored(), made.queue, made.broken, made.runtime)
+
+
+def run_compiled(made: Scenario, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False) -> Run:
+    """Replay a scenario in compiled code: the same outcome, without decision log and first reasons.
+
+    Raises
+    ------
+    ValueError
+        `compiled_refusal` has something to say.
+    """
+    driven = compiled.Compiled(made.trace, made.scored(), made.queue)
+    busiest, busiest_s, partial = state.empty(driven.scored.topology), 0.0, ""
+    least, jobs, more = int(busiest.gpu_free.sum()), len(made.trace), True
+    while more and not partial:
+        more = driven.advance()
+        free, done = int(driven.nodes.gpu.sum()), driven.done
+        if free < least:
+            least, busiest_s = free, driven.now
+            # Enough for a picture of the GPUs; nothing is placed on this snapshot.
+            busiest.gpu_free[driven.nodes.order] = driven.nodes.gpu
+        if progress:
+            progress(done, jobs)
+        if more and stopped():
+            partial = f"interrupted when {done} of {jobs} jobs were done"
+    return Run(driven.outcome(partial), made.seed, busiest, busiest_s, reasoned=False)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class Given:
     head: int | None
     load: float
     validate: bool
+    keep_impossible: bool
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,6 +88,9 @@ OPTIONS = [
     ),
     click.option("--head", type=click.IntRange(1), help="Only the first jobs of the trace."),
     click.option("--load", type=float, default=1.0, show_default=True, help="Let jobs arrive this much faster."),
+    click.option(
+        "--keep-impossible", is_flag=True, help="Replay jobs larger than the fleet too: they are refused with a reason."
+    ),
     click.option("--validate", is_flag=True, help="Check every invariant after every event (slow)."),
 ]
 
@@ -154,9 +158,12 @@ def read(given: Given) -> Inputs:
     elif given.trace == "demo" and not path.exists():
         drawn = samples.demo()
     made = None if drawn is not None else load.read(path, load.Options(pod_size=pods.PodSize(given.gpus_per_pod)))
+    fleet = fleets.read(given.fleet, rack_nodes=given.rack_nodes)
+    if made is not None and not given.keep_impossible:
+        refuse_impossible(made, path, fleet)
     return Inputs(
         given=given,
-        fleet=fleets.read(given.fleet, rack_nodes=given.rack_nodes),
+        fleet=fleet,
         queue=config.QueueConfig(
             given.queue,  # type: ignore[arg-type]
             settings.quotas(given.quota) if given.quota else (),
@@ -168,6 +175,36 @@ def read(given: Given) -> Inputs:
         read=None if made is None else _cut(made, given),
         wanted=None if given.target in ("trace", "none") else load.read(Path(given.target)),
     )
+
+
+def refuse_impossible(trace: job.Trace, path: Path, fleet: fabric.Fabric) -> None:
+    """Refuse a trace with a gang that asks for more GPUs than the fleet has.
+
+    Raises
+    ------
+    TraceError
+        Names the line where the job's name stands.
+    """
+    have = sum(len(machine.gpus) for machine in fleet.nodes())
+    gpus = [shape.gang.gpus for shape in trace.shapes]
+    large = np.flatnonzero(np.array(gpus, dtype=np.int64)[trace.shape] > have)
+    if not len(large):
+        return
+    name = str(trace.names[large[0]])
+    raise job.TraceError(
+        f"gang {name} is larger than the cluster, which has {have} GPUs ({len(large)} such jobs)",
+        file=str(path),
+        line=line_of(path, name),
+        field="gpus",
+        value=str(gpus[int(trace.shape[large[0]])]),
+        remedy="name a larger fleet, or replay it with --keep-impossible",
+    )
+
+
+def line_of(path: Path, name: str) -> int:
+    """Return the first line of a text file that holds a word, 0 where there is none (binary files, made-up names)."""
+    with path.open("rb") as stream:
+        return next((number for number, line in enumerate(stream, 1) if name.encode() in line.strip().split(b",")), 0)
 
 
 def _cut(trace: job.Trace, given: Given) -> job.Trace:

@@ -97,7 +97,7 @@ HIGHER = frozenset({"utilisation (%)", "bandwidth (% of the best)"})
 
 
 def utilisation(found: outcome.Outcome) -> float:
-    """Return GPU time in use over GPU time in service while jobs arrived: the tail after the last arrival says little."""
+    """Return GPU time in use over GPU time in service while jobs arrived; the tail after that says little."""
     return _over_time(found, found.series.allocated_gpus, found.series.up_gpus)
 
 

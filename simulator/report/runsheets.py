@@ -154,9 +154,16 @@ def longest_sheet(run: scenario.Run) -> sheet.Sheet:
         if found.jobs.wait_s[row] <= 0:
             break
         name = str(found.trace.names[row])
-        why = run.waited[name].says if name in run.waited else "it was evicted and queued again"
+        why = run.waited[name].says if name in run.waited else _unsaid(run)
         rows.append((name, str(size[row]), units.duration(float(found.jobs.wait_s[row])), why))
     return sheet.sheet("Longest waits", "<job|GPUs|wait|<what it first waited for", rows)
+
+
+def _unsaid(run: scenario.Run) -> str:
+    """Say why there is no reason."""
+    if not run.reasoned:
+        return "compiled code keeps no reasons: see muster-sim explain, or replay with --backend numpy"
+    return "it was evicted and queued again"
 
 
 def bandwidth_bars(runs: Sequence[scenario.Run]) -> tuple[list[str], list[tuple[str, list[float]]]]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -37,7 +38,7 @@ def run_core(traces: Path | None, check: bool) -> None:
     finish("core", list(progress(figure.take("core", core.measurements(traces)))), check)
 
 
-def progress(figures):  # type: ignore[no-untyped-def]
+def progress(figures: Iterable[figure.Figure]) -> Iterator[figure.Figure]:
     """Pass figures on, naming each on stderr as it arrives."""
     for each in figures:
         print(f"{each.figure}: {shown(each)}", file=sys.stderr, flush=True)

@@ -198,9 +198,12 @@ def test_an_unknown_policy_key_names_file_line_and_field(files: Path) -> None:
     assert call("policy", "validate", mine)[0] == 0
 
 
-def test_a_gang_larger_than_the_cluster_is_refused_with_a_true_reason(files: Path) -> None:
+def test_a_gang_larger_than_the_cluster_is_told_or_on_demand_refused_with_a_true_reason(files: Path) -> None:
     (files / "jobs.csv").write_text("name,submit_s,duration_s,gpus,pods\nhuge,0,60,8,999\nsmall,1,60,1,1\n")
-    code, out, _ = replay(files, "--json")
+    code, out, err = replay(files)
+    assert (code, out) == (2, "")
+    assert all(word in err for word in ("jobs.csv", "line 2", "gpus", "7992", "64 GPUs")), err
+    code, out, _ = replay(files, "--json", "--keep-impossible")
     result = json.loads(out)
     assert code == 0
     assert "huge" in result["blocked"]
@@ -279,6 +282,18 @@ def test_compare_pairs_the_seeds_and_names_the_first_divergent_decision(files: P
         "least-allocated-decisions.jsonl",
         "twin-decisions.jsonl",
     }
+
+
+def test_compiled_code_decides_as_the_engine(files: Path) -> None:
+    measures = []
+    for backend in ("numpy", "compiled"):
+        code, out, err = replay(files, "--runtime", "none", "--backend", backend, "--json")
+        assert code == 0, err
+        measures.append(json.loads(out)["measures"])
+    assert measures[0] == pytest.approx(measures[1])
+    code, _, err = replay(files, "--backend", "compiled")
+    assert code == 2
+    assert "--backend compiled" in err
 
 
 def test_compare_refuses_one_policy_and_two_of_one_name(files: Path) -> None:
