@@ -132,6 +132,16 @@ class Compiled:
             )
         )
 
+    @property
+    def done(self) -> int:
+        """Return how many jobs have finished or were rejected."""
+        return int(self.run.totals[loop.DONE])
+
+    @property
+    def now(self) -> float:
+        """Return the virtual time."""
+        return float(self.run.time[loop.NOW])
+
     def finish(self, progress: Progress | None = None) -> outcomes.Outcome:
         """Replay to the end, or until interrupted: then the outcome says that it is partial."""
         stopped = ""
@@ -245,7 +255,7 @@ def _classes(
         whole=np.array([_whole_gpus(gang) for gang in examples], dtype=np.int64),
         never=np.array([n in refused for n in firsts], dtype=np.bool_),
     )
-    pods = arrays.pods_of(fleet, [scored.demand(pod) for pod in wanted])
+    pods = arrays.pods_of(scored, wanted)
     kind = np.array(of_shape, dtype=np.int64)[trace.shape] if len(trace) else np.zeros(0, dtype=np.int64)
     return classes, pods, ganged, kind
 
