@@ -209,7 +209,7 @@ def _finish(made: Experiment, sequence: Ints, node: Ints, used: Ints, fragments:
 def _compiled(scored: scoring.Scoring, work: Workload, sequence: Ints) -> tuple[Ints, Ints, Ints]:
     """Place the submissions with compiled code."""
     empty = state.empty(scored.topology)
-    pods = arrays.pods_of(scored.topology, [scored.demand(pod) for pod in work.requests])
+    pods = arrays.pods_of(scored, work.requests)
     series = inflate.inflate(arrays.nodes_of(empty), pods, arrays.rule_of(scored), sequence)
     return series.node, series.used, series.fragmentation
 

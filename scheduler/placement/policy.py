@@ -26,7 +26,7 @@ DomainRule = Literal["opportunity-cost", "tas-best-fit", "tas-least-free", "firs
 DeviceRule = Literal["best-subset", "first-fit"]
 """Which GPUs of the node: by predicted ring bandwidth and what is left over, or the lowest free indices."""
 
-Weight = Annotated[int, pydantic.Field(ge=0, le=1_000_000)]
+Weight = Annotated[int, pydantic.Field(strict=True, ge=0, le=1_000_000)]
 
 
 POD_WEIGHTS: dict[PodRule, dict[str, int]] = {
@@ -39,6 +39,7 @@ POD_WEIGHTS: dict[PodRule, dict[str, int]] = {
         "gpu_left": 150,
         "pressure": 400,
         "left_cpu": 60,
+        "bandwidth": 400,
         "scarcity": 500,
     }
 }

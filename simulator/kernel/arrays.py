@@ -1,5 +1,6 @@
 """Fleet, requests and target as flat arrays, nodes in tie order: what compiled code reads."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from scheduler.model import request
 from scheduler.placement import policy, scoring
 from scheduler.placement.score import fragmentation
-from scheduler.snapshot import demand, state, topology
+from scheduler.snapshot import state, topology
 
 Ints = NDArray[np.int64]
 
@@ -21,7 +22,7 @@ WEIGHT_NAMES = tuple(policy.POD_WEIGHTS["opportunity-cost"])
 class Nodes(NamedTuple):
     """Occupancy of every node, in tie order. The kernels change it in place.
 
-    `order` holds the node number of each row, `gpus` and `model` do not change.
+    `order` holds the node number of each row; `gpus`, `model` and `shape` do not change.
     """
 
     cpu: Ints
@@ -34,17 +35,19 @@ class Nodes(NamedTuple):
     cpu_capacity: Ints
     memory_capacity: Ints
     model: Ints
+    shape: Ints
     order: Ints
 
 
 class Pods(NamedTuple):
-    """Distinct requests; `eligible` has one mask of GPUs per request and node."""
+    """Distinct requests; `eligible` has one mask of GPUs per request and node, `best` the widest ring of the fleet."""
 
     cpu: Ints
     memory: Ints
     gpus: Ints
     milli: Ints
     kind: Ints
+    best: Ints
     eligible: NDArray[np.uint32]
 
 
@@ -69,6 +72,9 @@ class Rule(NamedTuple):
     residual: Ints
     kappa: Ints
     pressure: Ints
+    peak: Ints
+    peak_start: Ints
+    peak_masks: Ints
     whole: Ints
     weight: Ints
     seed: int
@@ -89,11 +95,12 @@ def nodes_of(snapshot: state.Snapshot) -> Nodes:
         cpu_capacity=fleet.cpu_milli[order],
         memory_capacity=fleet.memory_mib[order],
         model=_models(fleet)[1][order],
+        shape=fleet.shape[order].astype(np.int64),
         order=order,
     )
 
 
-def pods_of(fleet: topology.Topology, wanted: list[demand.Demand]) -> Pods:
+def pods_of(scored: scoring.Scoring, requests: Iterable[request.PodRequest]) -> Pods:
     """Flatten requests. MIG, NICs and other accelerators are outside the kernels.
 
     Raises
@@ -102,15 +109,17 @@ def pods_of(fleet: topology.Topology, wanted: list[demand.Demand]) -> Pods:
         A request that the kernels do not know.
     """
     kinds = {request.RequestKind.CPU: CPU, request.RequestKind.SHARE: SHARE, request.RequestKind.WHOLE: WHOLE}
+    wanted = [scored.demand(pod) for pod in requests]
     if not all(supported(w.request) for w in wanted):
         raise ValueError("compiled code knows no MIG partitions, NICs or other accelerators")
-    order = np.argsort(fleet.tie)
+    order = np.argsort(scored.topology.tie)
     return Pods(
         cpu=np.array([w.cpu_milli for w in wanted], dtype=np.int64),
         memory=np.array([w.memory_mib for w in wanted], dtype=np.int64),
         gpus=np.array([w.gpus for w in wanted], dtype=np.int64),
         milli=np.array([w.gpu_milli if w.gpus else 0 for w in wanted], dtype=np.int64),
         kind=np.array([kinds[w.kind] for w in wanted], dtype=np.int64),
+        best=np.array([scored.tables.rings.best(w, scored.topology) for w in wanted], dtype=np.int64),
         eligible=np.array([w.eligible[order] for w in wanted], dtype=np.uint32).reshape(len(wanted), len(order)),
     )
 
@@ -135,6 +144,9 @@ def rule_of(scored: scoring.Scoring) -> Rule:
         residual=tables.prices.residual,
         kappa=tables.prices.kappa,
         pressure=tables.prices.pressure[order],
+        peak=tables.rings.peak,
+        peak_start=tables.rings.start,
+        peak_masks=tables.rings.masks,
         whole=whole,
         weight=np.array([tables.weights.get(name, 0) for name in WEIGHT_NAMES], dtype=np.int64),
         seed=scored.seed,

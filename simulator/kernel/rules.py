@@ -27,7 +27,7 @@ CPU, SHARE, WHOLE = arrays.CPU, arrays.SHARE, arrays.WHOLE
 _W = {name: i for i, name in enumerate(arrays.WEIGHT_NAMES)}
 W_FRAGMENTATION, W_STRANDED, W_LEFT, W_OPEN = _W["fragmentation"], _W["stranded"], _W["left"], _W["open"]
 W_VALUE, W_GPU_LEFT, W_PRESSURE, W_LEFT_CPU = _W["value"], _W["gpu_left"], _W["pressure"], _W["left_cpu"]
-W_SCARCITY = _W["scarcity"]
+W_SCARCITY, W_BANDWIDTH = _W["scarcity"], _W["bandwidth"]
 
 
 @jit.inner
@@ -255,12 +255,27 @@ def _opportunity(rule, nodes, pods, n, p, before, scratch):  # type: ignore[no-u
         value += weight[W_OPEN] * MICRO
     if pods.kind[p] == WHOLE:
         value += weight[W_VALUE] * pods.gpus[p] * (rule.residual[FULL] - rule.residual[0])
+        value += weight[W_BANDWIDTH] * 1000 * pods.gpus[p] * _shortfall(rule, nodes, pods, n, p)
         if weight[W_FRAGMENTATION]:
             _take_whole(nodes.gpu[n], width, pods.gpus[p], scratch)
             value += _growth(rule, before, frag.fragmentation(left_cpu, scratch, width, model, rule.full))
         return value, -1
     price, gpu = _cheapest_share(rule, nodes, pods, n, p, before, scratch)
     return value + price, gpu
+
+
+@jit.inner
+def _shortfall(rule, nodes, pods, n, p):  # type: ignore[no-untyped-def]
+    """Return by how many per mille the best ring on node n falls short of the fleet's best; twin of `opportunity`."""
+    if pods.best[p] == 0:
+        return 0
+    free = 0
+    for g in range(nodes.gpus[n]):
+        if nodes.gpu[n, g] == FULL and (pods.eligible[p, n] >> g) & 1:
+            free |= 1 << g
+    shape = nodes.shape[n]
+    speed = max(0, rule.peak[rule.peak_start[shape] + pods.gpus[p] * rule.peak_masks[shape] + free])
+    return 1000 - min(1000, 1000 * speed // pods.best[p])
 
 
 @jit.inner

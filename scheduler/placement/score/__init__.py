@@ -3,6 +3,7 @@
 feasible      -- which nodes can take the pod at all
 fragmentation -- GPU that the target workload could not use (FGD's measure), exactly, in integers
 opportunity   -- our rule: the price of what a placement uses up
+rings         -- bandwidth that the free GPUs of a node offer
 published     -- the rules of the FGD study: random, dot product, clustering, packing, best fit, FGD
 kubernetes    -- kube-scheduler's least and most allocated, and DRA's first fit
 

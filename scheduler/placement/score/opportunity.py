@@ -10,6 +10,7 @@ value          worth lost by the GPUs touched: what requests of the target can s
 gpu_left       what is left on the shared GPU
 pressure       the pod takes a GPU model on which other demand insists
 left_cpu       for pods without GPUs: free GPU of the node, in eighths
+bandwidth      GPUs of a pod of several, times the share by which their best ring here falls short of the fleet's best
 scarcity       see `opening_prices`: grows as untouched machines run short; the only term that reads the whole fleet
 
 FGD asks what a node can no longer serve; the prices ask what the pod's room could have been sold for. The scarcity price
@@ -45,7 +46,7 @@ def opportunity_cost(t: tables.Tables, s: state.Snapshot, w: demand.Demand, node
     cost += t.weights["pressure"] * t.prices.pressure[nodes] * need
     cost += t.weights["open"] * MICRO * untouched(s, nodes)
     if w.kind is request.RequestKind.WHOLE:
-        return cost + _whole(t, w, free, cpu, nodes), np.full(len(nodes), -1, dtype=np.int8)
+        return cost + _whole(t, s, w, free, cpu, nodes), np.full(len(nodes), -1, dtype=np.int8)
     return _share(t, s, w, free, cpu, nodes, cost)
 
 
@@ -97,10 +98,19 @@ def _fragmentation(t: tables.Tables, after: Ints, before: Ints) -> Ints:
     return np.asarray(t.weights["fragmentation"] * (1000 * (after - before) // max(1, t.whole.total)))
 
 
-def _whole(t: tables.Tables, w: demand.Demand, free: Ints, cpu: Ints, nodes: Ints) -> Ints:
-    """Price fragmentation and value of whole GPUs."""
+def _shortfall(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints) -> Ints:
+    """Return by how many per mille the best ring on each node falls short of the best of the fleet."""
+    best = t.rings.best(w, s.topology)
+    if not best:
+        return np.zeros(len(nodes), dtype=np.int64)
+    return 1000 - np.minimum(1000, 1000 * t.rings.speed(s, w, nodes) // best)
+
+
+def _whole(t: tables.Tables, s: state.Snapshot, w: demand.Demand, free: Ints, cpu: Ints, nodes: Ints) -> Ints:
+    """Price bandwidth, fragmentation and value of whole GPUs."""
     value = t.prices.residual
     cost = np.full(len(nodes), t.weights["value"] * w.gpus * int(value[state.FULL] - value[0]), dtype=np.int64)
+    cost += t.weights["bandwidth"] * 1000 * w.gpus * _shortfall(t, s, w, nodes)
     if t.weights["fragmentation"]:
         after = t.whole.of(fragmentation.states_after(free, state.FULL, w.gpus), cpu - w.cpu_milli, nodes)
         cost += _fragmentation(t, after, t.whole.of(free, cpu, nodes))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.placement import prices, target
-from scheduler.placement.score import fragmentation
+from scheduler.placement.score import fragmentation, rings
 from scheduler.snapshot import topology
 
 Ints = NDArray[np.int64]
@@ -23,6 +23,8 @@ class Tables:
         Over the most popular 95 % of the target, as FGD publishes it.
     whole : Fragmentation
         Over the whole target.
+    rings : Rings
+        Bandwidth of the best GPUs of every free mask.
     thresholds : ndarray of int64, shape (99,)
         Least fall of fragmentation (times ``popular.total``) that scores 1, 2, ... 99 in FGD.
     """
@@ -31,6 +33,7 @@ class Tables:
     whole: fragmentation.Fragmentation
     thresholds: Ints
     prices: prices.Prices
+    rings: rings.Rings
     weights: Mapping[str, int]
     seed: int
 
@@ -49,6 +52,7 @@ def compile_tables(
         whole=fragmentation.compile_fragmentation(fleet, wanted),
         thresholds=sigmoid_thresholds(popular.total),
         prices=prices.compile_prices(fleet, wanted),
+        rings=rings.compile_rings(fleet),
         weights=weights,
         seed=seed,
     )
