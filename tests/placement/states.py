@@ -27,12 +27,12 @@ def machine(
 def fleet(machines: Sequence[node.NodeTopology], tie: Sequence[int] | None = None) -> topology.Topology:
     """Compile machines that hang directly below the root, rows in the order given."""
     built = {one.name: one for one in machines}
-    compiled = topology.compile_topology(fabric.from_paths(built, {name: ("r",) for name in built}, ("rack",)))
+    compiled = topology.compile_topology(fabric.from_paths(built, dict.fromkeys(built, ("r",)), ("rack",)))
     rows = [compiled.row[one.name] for one in machines]
     assert rows == list(range(len(machines))), "machines must be given in order of name"
     if tie is None:
         return compiled
-    again = fabric.from_paths(built, {name: ("r",) for name in built}, ("rack",))
+    again = fabric.from_paths(built, dict.fromkeys(built, ("r",)), ("rack",))
     return topology.compile_topology(again, tie=tie)
 
 

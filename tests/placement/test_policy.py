@@ -97,6 +97,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("spec:\n  pods:\n    weights:\n      stranded: -1\n", 8, "spec.pods.weights.stranded", "greater than"),
         ("spec:\n  pods:\n    weights:\n      stranded: 1000001\n", 8, "spec.pods.weights.stranded", "less than"),
         ("spec:\n  pods:\n    weights:\n      stranded: 1.5\n", 8, "spec.pods.weights.stranded", "integer"),
+        ("spec:\n  pods:\n    weights:\n      stranded: '7'\n", 8, "spec.pods.weights.stranded", "integer"),
+        ("spec:\n  pods:\n    weights:\n      stranded: yes\n", 8, "spec.pods.weights.stranded", "integer"),
         ("spec:\n  gangs:\n    domains: tas\n", 7, "spec.gangs.domains", "tas-best-fit"),
         ("spec:\n  gangs:\n    devices: any\n", 7, "spec.gangs.devices", "first-fit"),
         ("spec:\n  pod:\n    rule: fgd\n", 6, "spec.pod", "unknown field"),
@@ -109,7 +111,8 @@ def test_a_malformed_document_names_line_and_field(
 ) -> None:
     error = refused(tmp_path, HEAD + spec)
     assert (error.line, error.field) == (line, field)
-    pytest.raises(policies.PolicyError, policies.load, error.file).match(words)
+    with pytest.raises(policies.PolicyError, match=words):
+        policies.load(error.file)
 
 
 @pytest.mark.parametrize(
