@@ -302,7 +302,8 @@ def _common_domains(
     """Return the domains that hold every role alone and whose sums hold them all, in the order of trying."""
     fabric_tree = snapshot.topology.tree
     limit = domains.bounds(fabric_tree, gang.constraint, gangs.Role("", 1, requests.PodRequest()))
-    able = fabric_tree.level >= limit.required
+    nodes = np.minimum(fabric_tree.first_node, len(snapshot.up) - 1)
+    able = (fabric_tree.level >= limit.required) & (fabric_tree.ancestor[limit.required][nodes] >= 0)
     able[:within] = able[fabric_tree.end[within] :] = False
     for row, capacity in held.items():
         able &= capacity.whole >= counts[row]

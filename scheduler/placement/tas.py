@@ -95,9 +95,12 @@ def _level_that_fits(
 
 
 def _at(fabric_tree: tree.CompiledTree, level: int, within: int) -> list[int]:
-    """Return the domains of a level inside a domain."""
+    """Return the domains of a level inside a domain, and the tops of branches that leave the level out."""
     end = int(fabric_tree.end[within])
-    return [int(vertex) + within for vertex in np.flatnonzero(fabric_tree.level[within:end] == level)]
+    fine = fabric_tree.level[within:end] >= level
+    top = fabric_tree.level[fabric_tree.parent[within:end]] < level
+    top[0] = True
+    return [int(vertex) + within for vertex in np.flatnonzero(fine & top)]
 
 
 def _tightest_first(held: domains.Capacity, order: list[int]) -> list[int]:

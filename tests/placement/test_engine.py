@@ -251,6 +251,16 @@ def test_roles_on_one_node_get_different_devices() -> None:
     fleets.check(state.empty(fleet), both, engine.place(state.empty(fleet), both, fleets.compiled(fleet)))
 
 
+def test_roles_with_a_required_level_keep_off_branches_without_it() -> None:
+    built = {name: fleets.machine(name) for name in ("apart", "inside")}
+    fleet = fleets.fleet({"apart": ("", "r0"), "inside": ("b0", "r0")}, built)
+    one = leader_and_workers("block", workers=2)
+    for rule in fleets.DOMAINS:
+        answer = engine.place(state.empty(fleet), one, fleets.compiled(fleet, rule))
+        assert isinstance(answer, placement.Placement)
+        assert answer.nodes == (fleet.row["inside"],)
+
+
 def test_roles_that_fit_alone_but_not_in_sum_are_refused_with_the_resource() -> None:
     fleet = fleets.racks(2)
     role = gangs.Role("a", 5, request.PodRequest(gpus=1))

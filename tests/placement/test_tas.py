@@ -128,3 +128,10 @@ def test_pods_of_a_spread_limit_stay_within_it() -> None:
         answer = engine.place(state.empty(fleet), one, fleets.compiled(fleet, rule))
         assert isinstance(answer, placement.Placement)
         fleets.check(state.empty(fleet), one, answer)
+
+
+def test_racks_beside_blocks_are_searched_with_them() -> None:
+    fleet = fleets.fleet({"n": ("", "r")}, {"n": fleets.machine("n")})
+    one = fleets.workers(2, gpus=1, segment=gangs.Segment(2, "rack"))
+    for rule in (BEST, LEAST):
+        fleets.check(state.empty(fleet), one, engine.place(state.empty(fleet), one, fleets.compiled(fleet, rule)))
