@@ -199,6 +199,10 @@ class Family:
     ----------
     children : tuple of tuple of int, length V
         Child vertices in preorder.
+    rows : tuple of ndarray of int64, length V
+        The same as arrays.
+    above_nodes : tuple of bool, length V
+        Whether all children are nodes.
     alphabet : ndarray of int64, shape (V,)
         Rank of every domain when domains are compared by the names on their path from the root, as strings.
     node : ndarray of int64, shape (V,)
@@ -206,6 +210,8 @@ class Family:
     """
 
     children: tuple[tuple[int, ...], ...]
+    rows: tuple[Ints, ...]
+    above_nodes: tuple[bool, ...]
     alphabet: Ints
     node: Ints
 
@@ -223,7 +229,10 @@ def family(fabric_tree: tree.CompiledTree) -> Family:
     alphabet[sorted(range(len(paths)), key=paths.__getitem__)] = np.arange(len(paths))
     node = np.full(len(paths), -1, dtype=np.int64)
     node[fabric_tree.vertex] = np.arange(len(fabric_tree.vertex))
-    return Family(tuple(map(tuple, children)), alphabet, node)
+    rows = tuple(np.array(own, dtype=np.int64) for own in children)
+    return Family(
+        tuple(map(tuple, children)), rows, tuple(bool((node[own] >= 0).all()) for own in rows), alphabet, node
+    )
 
 
 def common(fabric_tree: tree.CompiledTree, first: int, last: int) -> int:

@@ -63,34 +63,28 @@ def fill(
     A domain whose nodes hold exactly `need` pods is taken whole without looking inside; with room for many pods per
     rack that is nearly always so, and a plan costs as much as its last rack.
     """
-    nodes: list[Ints] = []
-    pods: list[Ints] = []
     family = domains.family(fabric_tree)
+    first, last = int(fabric_tree.first_node[domain]), int(fabric_tree.last_node[domain])
+    counts = np.zeros(last - first, dtype=np.int64)
     pending = [(domain, need)]
     while pending:
         vertex, wanted = pending.pop()
         low, high = int(fabric_tree.first_node[vertex]), int(fabric_tree.last_node[vertex])
         if wanted == held.before[high] - held.before[low]:
-            nodes.append(np.flatnonzero(held.pods[low:high]) + low)
-            pods.append(held.pods[nodes[-1]])
-            continue
-        if high - low == 1:
-            nodes.append(np.array([low], dtype=np.int64))
-            pods.append(np.array([wanted], dtype=np.int64))
-            continue
-        children = family.children[vertex]
-        rows = np.array(children)
-        leaves = bool((family.node[rows] >= 0).all())
-        shares = deal(
-            held.room[rows], wanted, manner if leaves else _above(manner), dear[rows], _unit(held, leaves, fabric_tree)
-        )
-        if leaves:
-            taken = np.flatnonzero(shares)
-            nodes.append(family.node[rows[taken]])
-            pods.append(shares[taken])
+            counts[low - first : high - first] = held.pods[low:high]
+        elif high - low == 1:
+            counts[low - first] = wanted
         else:
-            pending += [(children[i], int(shares[i])) for i in np.flatnonzero(shares).tolist()]
-    return _join(domain, nodes, pods)
+            rows, leaves = family.rows[vertex], family.above_nodes[vertex]
+            unit = _unit(held, leaves, fabric_tree)
+            shares = deal(held.room[rows], wanted, manner if leaves else _above(manner), dear[rows], unit)
+            if leaves:
+                counts[low - first : high - first] = shares
+            else:
+                chosen = np.flatnonzero(shares)
+                pending += zip(rows[chosen].tolist(), shares[chosen].tolist(), strict=True)
+    nodes = np.flatnonzero(counts)
+    return Pack(domain, nodes + first, counts[nodes])
 
 
 def deal(room: Ints, need: int, manner: Manner, dear: Ints, unit: int = 1) -> Ints:
@@ -186,15 +180,6 @@ def _unit(held: domains.Capacity, leaves: bool, fabric_tree: tree.CompiledTree) 
     """Return the number of pods that must stay together on one node."""
     on_nodes = leaves and held.bounds.segment == len(fabric_tree.levels) - 1
     return held.bounds.segment_size if on_nodes else 1
-
-
-def _join(domain: int, nodes: list[Ints], pods: list[Ints]) -> Pack:
-    """Put the parts of a pack in node order."""
-    if len(nodes) == 1:
-        return Pack(domain, nodes[0], pods[0])
-    every = np.concatenate(nodes)
-    order = np.argsort(every, kind="stable")
-    return Pack(domain, every[order], np.concatenate(pods)[order])
 
 
 def dearness(snapshot: state.Snapshot) -> Ints:
