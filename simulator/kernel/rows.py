@@ -98,26 +98,21 @@ def measure(nodes, target, n):  # type: ignore[no-untyped-def]
 @jit.inner
 def refresh(rows, nodes, pods, rule, p):  # type: ignore[no-untyped-def]
     """Bring row p up to date."""
-    machines = len(nodes.cpu)
-    if rows.seen[p] < 0:
-        for n in range(machines):
+    first = rows.seen[p] < 0
+    for i in range(len(nodes.cpu) if first else rows.length[0] - rows.seen[p]):
+        at = i if first else rows.seen[p] + i
+        n = i if first else rows.log[at]
+        if first or rows.last[n] == at:  # a node that changed several times is scored once
             _score(rows, nodes, pods, rule, p, n)
-        for b in range(rows.touched.shape[1]):
+            rows.stale[n // BLOCK] = True
+    for b in range(rows.touched.shape[1]):
+        if rows.stale[b]:
+            rows.stale[b] = False
             _minima(rows, p, b)
-    else:
-        for i in range(rows.seen[p], rows.length[0]):
-            n = rows.log[i]
-            if rows.last[n] == i:  # a node that changed several times is scored once
-                _score(rows, nodes, pods, rule, p, n)
-                rows.stale[n // BLOCK] = True
-        for b in range(rows.touched.shape[1]):
-            if rows.stale[b]:
-                rows.stale[b] = False
-                _minima(rows, p, b)
     rows.seen[p] = rows.length[0]
 
 
-@jit.inner
+@jit.hot
 def _score(rows, nodes, pods, rule, p, n):  # type: ignore[no-untyped-def]
     if rules.fits(nodes, pods, n, p):
         value, gpu = rules.cost(rule, nodes, pods, n, p, rows.before[n], rows.scratch)
@@ -192,7 +187,7 @@ def draw(rows, nodes, pods, rule, p, version):  # type: ignore[no-untyped-def]
     found = -1
     for n in range(rows.cost.shape[1]):
         if rows.cost[p, n] < NONE:
-            key = np.int64(rules.mix(rule.seed, version, nodes.order[n]) >> np.uint64(1))
+            key = np.int64(rules.mix(rule.seed, version, nodes.order[n]) >> np.uint64(2))
             if key < best:
                 best = key
                 found = n

@@ -30,7 +30,7 @@ W_VALUE, W_GPU_LEFT, W_PRESSURE, W_LEFT_CPU = _W["value"], _W["gpu_left"], _W["p
 W_SCARCITY, W_BANDWIDTH = _W["scarcity"], _W["bandwidth"]
 
 
-@jit.inner
+@jit.hot
 def fits(nodes, pods, n, p):  # type: ignore[no-untyped-def]
     """Tell whether pod p fits on node n."""
     if not nodes.up[n] or nodes.pods[n] < 1 or nodes.cpu[n] < pods.cpu[p] or nodes.memory[n] < pods.memory[p]:
@@ -45,7 +45,7 @@ def fits(nodes, pods, n, p):  # type: ignore[no-untyped-def]
     return found >= pods.gpus[p]
 
 
-@jit.inner
+@jit.hot
 def cost(rule, nodes, pods, n, p, before, scratch):  # type: ignore[no-untyped-def]
     """Return ``(cost, shared GPU)`` of pod p on node n, where it fits.
 
@@ -79,7 +79,7 @@ def cost(rule, nodes, pods, n, p, before, scratch):  # type: ignore[no-untyped-d
     return _first_fit(nodes, pods, n, p)
 
 
-@jit.inner
+@jit.hot
 def _best_fit_gpu(nodes, pods, n, p):  # type: ignore[no-untyped-def]
     """Return the GPU with the least sufficient residual, -1 for pods that share none."""
     if pods.kind[p] != SHARE:
@@ -94,7 +94,7 @@ def _best_fit_gpu(nodes, pods, n, p):  # type: ignore[no-untyped-def]
     return chosen
 
 
-@jit.inner
+@jit.hot
 def _first_fit(nodes, pods, n, p):  # type: ignore[no-untyped-def]
     """Return the node's number and its first sufficient GPU."""
     if pods.kind[p] == SHARE:
@@ -104,7 +104,7 @@ def _first_fit(nodes, pods, n, p):  # type: ignore[no-untyped-def]
     return nodes.order[n], -1
 
 
-@jit.inner
+@jit.hot
 def _clustering(nodes, pods, n, p, free):  # type: ignore[no-untyped-def]
     if pods.kind[p] == CPU:
         return 0
@@ -118,7 +118,7 @@ def _clustering(nodes, pods, n, p, free):  # type: ignore[no-untyped-def]
     return -(used + (25 if kinds == 0 else 0))
 
 
-@jit.inner
+@jit.hot
 def _packing(nodes, pods, n, p, gpu):  # type: ignore[no-untyped-def]
     if pods.kind[p] == CPU:
         return 0
@@ -136,7 +136,7 @@ def _packing(nodes, pods, n, p, gpu):  # type: ignore[no-untyped-def]
     return -max(100 - residual // 100, 50)
 
 
-@jit.inner
+@jit.hot
 def _allocated(number, nodes, pods, n, p, gpu_left):  # type: ignore[no-untyped-def]
     """kube-scheduler's two strategies over CPU, memory and, where asked for, GPUs."""
     total = 0
@@ -191,7 +191,7 @@ def _take_whole(gpu, width, count, scratch):  # type: ignore[no-untyped-def]
         scratch[g] = r
 
 
-@jit.inner
+@jit.hot
 def _fgd(rule, nodes, pods, n, p, before, scratch):  # type: ignore[no-untyped-def]
     width, model, cpu = nodes.gpus[n], nodes.model[n], nodes.cpu[n] - pods.cpu[p]
     if pods.kind[p] != SHARE:
@@ -218,7 +218,7 @@ def _fgd(rule, nodes, pods, n, p, before, scratch):  # type: ignore[no-untyped-d
     return -best, chosen
 
 
-@jit.inner
+@jit.hot
 def stranded(kappa, cpu, free):  # type: ignore[no-untyped-def]
     """Return the free GPU that the CPU can't feed, micro-GPU; twin of ``opportunity.stranded``."""
     if len(kappa) == 0:
@@ -231,7 +231,7 @@ def stranded(kappa, cpu, free):  # type: ignore[no-untyped-def]
     return total // (len(kappa) * STRANDED_SCALE)
 
 
-@jit.inner
+@jit.hot
 def _opportunity(rule, nodes, pods, n, p, before, scratch):  # type: ignore[no-untyped-def]
     weight, width, model = rule.weight, nodes.gpus[n], nodes.model[n]
     cpu = nodes.cpu[n]
@@ -264,7 +264,7 @@ def _opportunity(rule, nodes, pods, n, p, before, scratch):  # type: ignore[no-u
     return value + price, gpu
 
 
-@jit.inner
+@jit.hot
 def _shortfall(rule, nodes, pods, n, p):  # type: ignore[no-untyped-def]
     """Return by how many per mille the best ring on node n falls short of the fleet's best; twin of `opportunity`."""
     if pods.best[p] == 0:
@@ -278,12 +278,12 @@ def _shortfall(rule, nodes, pods, n, p):  # type: ignore[no-untyped-def]
     return 1000 - min(1000, 1000 * speed // pods.best[p])
 
 
-@jit.inner
+@jit.hot
 def _growth(rule, before, after):  # type: ignore[no-untyped-def]
     return rule.weight[W_FRAGMENTATION] * (1000 * (after - before) // max(1, rule.full.total))
 
 
-@jit.inner
+@jit.hot
 def _cheapest_share(rule, nodes, pods, n, p, before, scratch):  # type: ignore[no-untyped-def]
     """Return the price and index of the cheapest GPU for a shared pod, lowest index first."""
     weight, width = rule.weight, nodes.gpus[n]
