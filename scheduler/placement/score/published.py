@@ -99,7 +99,7 @@ def random(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints) -
 
     A hash rather than a generator, so that asking twice in one state gives one answer.
     """
-    cost = tables.mix(t.seed, s.version, nodes) >> np.uint64(1)
+    cost = tables.mix(t.seed, s.version, nodes) >> np.uint64(2)  # below rows.INFEASIBLE
     if w.kind is not request.RequestKind.SHARE:
         return cost.astype(np.int64), np.full(len(nodes), -1, dtype=np.int8)
     width = s.gpu_free.shape[1]
