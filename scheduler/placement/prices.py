@@ -18,8 +18,13 @@ MICRO = 1_000_000
 """One GPU in micro-GPU, the unit of all prices."""
 
 WHOLE = 1000
-RESAMPLES = 50
-RESAMPLED_PODS = 1000
+RESAMPLES = 20
+RESAMPLED_PODS = 10_000
+"""About what a large fleet holds: duals of a thousand pods swing so much that the averaged table still does."""
+
+SCARCE_CPU = 950
+"""Per mille of the fleet's CPU per GPU from which on the target's CPU-only pods weigh on the price of CPU."""
+
 QUANTILES = (1, 2, 3, 4, 5, 6, 7, 8)
 """Tenths of the distribution of CPU per GPU at which stranded GPU is measured."""
 
@@ -49,8 +54,15 @@ class Prices:
 
 
 def compile_prices(fleet: topology.Topology, wanted: target.TargetWorkload) -> Prices:
-    """Derive the tables; well under a second for hundreds of items."""
-    return Prices(residual_values(wanted), kappas(wanted), pressures(fleet, wanted), whole_machine_shares(wanted))
+    """Derive the tables; a second or two for a hundred sizes of shared requests, kept for the target."""
+    kappa = kappas(wanted) * 1000 // cpu_burden(fleet, wanted)
+    return Prices(residual_values(wanted), kappa, pressures(fleet, wanted), whole_machine_shares(wanted))
+
+
+def unpriced(fleet: topology.Topology) -> Prices:
+    """Return the tables for rules that read none: everything is worth nothing."""
+    nothing = np.zeros(0, dtype=np.int64)
+    return Prices(np.zeros(WHOLE + 1, dtype=np.int64), nothing, np.zeros(len(fleet.nodes), dtype=np.int64), {})
 
 
 @lru_cache(maxsize=32)
@@ -65,8 +77,8 @@ def residual_values(wanted: target.TargetWorkload, seed: int = 0) -> NDArray[np.
     Notes
     -----
     Cutting stock (Gilmore and Gomory, 1961): cover the target's shared requests with the fewest GPUs. The dual of a
-    request size is what one such request is worth; a knapsack over those duals prices every residual. Demands of
-    1,000 pods are resampled 50 times and the tables averaged, since the duals of one demand are degenerate.
+    request size is what one such request is worth; a knapsack over those duals prices every residual. Demands are
+    resampled and the tables averaged, since the duals of one demand are degenerate.
     """
     sizes, weights = _shared_sizes(wanted)
     if not len(sizes):
@@ -162,6 +174,24 @@ def kappas(wanted: target.TargetWorkload) -> NDArray[np.int64]:
     at = np.searchsorted(cumulated, np.array(QUANTILES) / 10)
     kept = ratios[at][ratios[at] > 0]
     return np.asarray(np.rint(WHOLE * STRANDED_SCALE / kept), dtype=np.int64)
+
+
+def cpu_burden(fleet: topology.Topology, wanted: target.TargetWorkload) -> int:
+    """Return by how much scarce CPU is dearer than the pods with GPUs alone would have it, per mille, at least 1000.
+
+    Notes
+    -----
+    As long as the target asks for less CPU per GPU than the fleet has, CPU-only pods live on what GPU pods leave over.
+    From there on they compete: over a twentieth of the fleet's ratio the price rises to that of all pods' CPU per GPU.
+    """
+    cpu = sum(item.count * item.pod.cpu_milli for item in wanted.items)
+    beside_gpus = sum(item.count * item.pod.cpu_milli for item in wanted.items if item.pod.gpus)
+    gpu = sum(item.count * item.pod.total_gpu_milli for item in wanted.items)
+    if not gpu or not beside_gpus:
+        return 1000
+    scarcity = 1000 * cpu * fleet.total_gpus * WHOLE // (gpu * max(1, int(fleet.cpu_milli.sum())))
+    ramp = min(1000, max(0, 20 * (scarcity - SCARCE_CPU)))
+    return 1000 + ramp * (1000 * cpu // beside_gpus - 1000) // 1000
 
 
 def pressures(fleet: topology.Topology, wanted: target.TargetWorkload) -> NDArray[np.int64]:

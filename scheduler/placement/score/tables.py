@@ -51,7 +51,7 @@ def compile_tables(
         popular=popular,
         whole=fragmentation.compile_fragmentation(fleet, wanted),
         thresholds=sigmoid_thresholds(popular.total),
-        prices=prices.compile_prices(fleet, wanted),
+        prices=prices.compile_prices(fleet, wanted) if any(weights.values()) else prices.unpriced(fleet),
         rings=rings.compile_rings(fleet),
         weights=weights,
         seed=seed,
