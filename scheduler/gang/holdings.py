@@ -101,13 +101,15 @@ class Holdings:
         ]
 
     def moved(self, one: Holding, before: topology.Topology, after: topology.Topology) -> placement.Placement | None:
-        """Return a gang's placement with the rows of another topology, None when a node of it is gone."""
+        """Return a gang's placement with the rows of another topology, None when a node or a GPU of it is gone."""
         rows = [after.row.get(before.nodes[grant.node].name) for grant in one.placement.grants]
         if any(row is None for row in rows):
             return None
         grants = tuple(
             replace(grant, node=row) for grant, row in zip(one.placement.grants, rows, strict=True) if row is not None
         )
+        if any(grant.mask & ~int(after.all_gpus[grant.node]) for grant in grants):
+            return None
         return replace(one.placement, grants=grants)
 
     def replace(self, one: Holding, moved: placement.Placement) -> None:

@@ -6,6 +6,7 @@ same object; races, lost acknowledgements and restarts are orders of events.
 """
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -86,13 +87,16 @@ class Machine:
             To be carried out in order. Duplicate and late events have none.
         """
         self._out, self._because = [], _describe(event)
+        submissions = self._submissions
         room = self._expire(now)
         room |= self._note(event, now)
+        queued = self._submissions > submissions
         if room:
-            self.queue.unblock(self.snapshot.free_gpus)
-        if room or isinstance(event, events.GangSubmitted | events.QuotasChanged):
+            everything = isinstance(event, events.TopologyChanged)
+            self.queue.unblock(sys.maxsize if everything else self.snapshot.free_gpus)
+        if room or queued:
             self._serve(now)
-        if isinstance(event, events.GangSubmitted):
+        if queued and isinstance(event, events.GangSubmitted):
             self._say_why(event.gang.name)
         return self._out
 
@@ -106,8 +110,21 @@ class Machine:
         entry = self.queue.waiting.get(name)
         if entry is None:
             return None
-        refused = self.ledger.refusal(entry.gang) or entry.shape.refusal
+        refused = self.ledger.refusal(entry.gang) or self._refusal(entry)
         return replace(refused, gang=name) if refused else _behind(entry, self.queue.head())
+
+    def _refusal(self, entry: queues.Waiting) -> reasons.Rejection | None:
+        """Return why the gang's shape is blocked; what is missing is counted again when anything has changed since."""
+        shape = entry.shape
+        if shape.refusal is not None and shape.asked != self.snapshot.version:
+            answer = engine.place(self.snapshot, entry.gang, self.scoring, self.tiers)
+            if isinstance(answer, reasons.Rejection):
+                self._block(shape, answer)
+        return shape.refusal
+
+    def _block(self, shape: queues.Shape, refused: reasons.Rejection) -> None:
+        """Remember why gangs of a shape do not fit."""
+        shape.refusal, shape.asked = refused, self.snapshot.version
 
     def check_invariants(self) -> None:
         """Recompute the state from the held gangs and compare.
@@ -249,8 +266,9 @@ class Machine:
         """Move to another fleet: what is still there stays, by node name."""
         before, self.scoring = self.scoring.topology, compiled
         self.snapshot = state.empty(compiled.topology)
-        self._failed_gpus = {(n, g) for n, g in self._failed_gpus if n in compiled.topology.row}
-        self._down = {node: why for node, why in self._down.items() if node in compiled.topology.row}
+        rows = compiled.topology.row
+        self._failed_gpus = {(n, g) for n, g in self._failed_gpus if n in rows and g < compiled.topology.gpus[rows[n]]}
+        self._down = {node: why for node, why in self._down.items() if node in rows}
         self._take_down(self.snapshot, nodes=False)
         for one in list(self.held):
             moved = self.held.moved(one, before, compiled.topology)
@@ -346,7 +364,7 @@ class Machine:
             self.queue.remove(entry.gang.name)
             self._out.append(effects.Reject(entry.gang, answer, self._because))
             return False
-        entry.shape.refusal = answer
+        self._block(entry.shape, answer)
         self._say(entry, answer)
         return False
 
@@ -360,7 +378,7 @@ class Machine:
                 self.queue.remove(entry.gang.name)
                 self._out.append(effects.Reject(entry.gang, answer, self._because))
             else:
-                entry.shape.refusal = answer
+                self._block(entry.shape, answer)
                 self._say(entry, answer)
             return
         end = now + entry.gang.expected_s if entry.gang.expected_s > 0 else math.inf

@@ -41,12 +41,15 @@ class Shape:
         Lazily cleaned: entries that are `gone` are skipped. The number tells an entry from a gone one of the same key.
     refusal : Rejection or None
         Why the shape is blocked, None while it is not.
+    asked : int
+        Version of the snapshot that `refusal` speaks of.
     whole_gpus : int
         Wholly free GPUs without which no gang of the shape can start: the test that keeps it blocked for nothing.
     """
 
     heap: list[tuple[Key, int, Waiting]] = field(default_factory=list)
     refusal: reasons.Rejection | None = None
+    asked: int = 0
     whole_gpus: int = 0
 
     def head(self) -> Waiting | None:
