@@ -1,26 +1,34 @@
 """Failures, repairs and maintenance as a stream of timed events, drawn from a seeded generator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from scheduler.gang import events
 from scheduler.snapshot import topology
-from simulator import clock
 
 
 @dataclass(frozen=True, slots=True)
 class Maintenance:
-    """A window in which a domain (or a single node) is drained."""
+    """A window in which a domain (or a single node) is out of service.
+
+    Attributes
+    ----------
+    notice_s : float
+        For so long before the start nothing new is placed there; what still runs at the start is evicted.
+    """
 
     domain: str
     start_s: float
     duration_s: float
+    notice_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.start_s < 0 or self.duration_s <= 0:
-            raise ValueError(f"maintenance of {self.domain}: start must not be negative, duration must be positive")
+        if self.start_s < 0 or self.duration_s <= 0 or self.notice_s < 0:
+            raise ValueError(
+                f"maintenance of {self.domain}: start and notice must not be negative, duration must be positive"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +68,28 @@ class Faults:
         return run_s // self.checkpoint_s * self.checkpoint_s if self.checkpoint_s else 0.0
 
 
-Timed = tuple[float, clock.Rank, tuple[events.Event, ...]]
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Things that break, or are mended, at one moment.
+
+    Attributes
+    ----------
+    repair : bool
+        Everything here undoes an earlier happening.
+    drawn : bool
+        It came by chance, so that the next one of its kind is to be drawn after it.
+    """
+
+    events: tuple[events.Event, ...]
+    repair: bool = False
+    drawn: bool = False
+
+
+Timed = tuple[float, Happening]
 
 
 def maintenance(fleet: topology.Topology, faults: Faults) -> Iterator[Timed]:
-    """Yield the start and end of every maintenance window.
+    """Yield notice, start and end of every maintenance window.
 
     Raises
     ------
@@ -73,10 +98,32 @@ def maintenance(fleet: topology.Topology, faults: Faults) -> Iterator[Timed]:
     """
     for window in faults.maintenance:
         nodes = nodes_of(fleet, window.domain)
-        down = tuple(event for node in nodes for event in (events.NodeCordoned(node), events.NodeFailed(node)))
-        up = tuple(event for node in nodes for event in (events.NodeRepaired(node), events.NodeUncordoned(node)))
-        yield window.start_s, clock.Rank.FAILURE, down
-        yield window.start_s + window.duration_s, clock.Rank.REPAIR, up
+        yield max(0.0, window.start_s - window.notice_s), Happening(tuple(map(events.NodeCordoned, nodes)))
+        yield window.start_s, Happening(tuple(map(events.NodeFailed, nodes)))
+        yield window.start_s + window.duration_s, Happening(_together_up(nodes), repair=True)
+
+
+def undoes(event: events.Event) -> events.Event | None:
+    """Return the event that a repair undoes, None for one that breaks something."""
+    match event:
+        case events.NodeUncordoned(node):
+            return events.NodeCordoned(node)
+        case events.NodeRepaired(node):
+            return events.NodeFailed(node)
+        case events.DeviceRepaired(node, gpu):
+            return events.DeviceFailed(node, gpu)
+        case _:
+            return None
+
+
+def _together_down(nodes: Sequence[str]) -> tuple[events.Event, ...]:
+    """Take nodes out of service at once: cordoned first, lest what one loses is placed on the next to fail."""
+    return (*map(events.NodeCordoned, nodes), *map(events.NodeFailed, nodes))
+
+
+def _together_up(nodes: Sequence[str]) -> tuple[events.Event, ...]:
+    """Undo `_together_down`."""
+    return (*map(events.NodeRepaired, nodes), *map(events.NodeUncordoned, nodes))
 
 
 def nodes_of(fleet: topology.Topology, domain: str) -> list[str]:
@@ -117,16 +164,16 @@ class Breakage:
             len(self.domains) / faults.domain_mtbf_s if faults.domain_mtbf_s else 0.0,
         )
 
-    def next(self, now: float) -> tuple[Timed, Timed] | None:
-        """Draw the next failure and its repair, None where nothing ever fails."""
+    def next(self, now: float) -> tuple[Timed, ...]:
+        """Draw the next failure and its repair; nothing where nothing ever fails."""
         total = sum(self.rates)
         if not total:
-            return None
+            return ()
         time = now + float(self.generator.exponential(1 / total))
         kind = int(self.generator.choice(3, p=np.array(self.rates) / total))
         down, up = self._unit(kind)
         repaired = time + float(self.generator.exponential(self.faults.repair_s))
-        return (time, clock.Rank.FAILURE, down), (repaired, clock.Rank.REPAIR, up)
+        return (time, Happening(down, drawn=True)), (repaired, Happening(up, repair=True))
 
     def _unit(self, kind: int) -> tuple[tuple[events.Event, ...], tuple[events.Event, ...]]:
         """Choose the unit that fails; return what happens now and at its repair."""
@@ -137,4 +184,4 @@ class Breakage:
             nodes = [self.fleet.nodes[int(self.generator.integers(len(self.fleet.nodes)))].name]
         else:
             nodes = nodes_of(self.fleet, self.domains[int(self.generator.integers(len(self.domains)))])
-        return tuple(map(events.NodeFailed, nodes)), tuple(map(events.NodeRepaired, nodes))
+        return _together_down(nodes), _together_up(nodes)

@@ -1,6 +1,6 @@
 """What a replay found: one row per job, a few series, and what made it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 import numpy as np
@@ -41,7 +41,7 @@ class Jobs:
     reference_s : ndarray of float64
         Run time that the job would have on the best placement of the empty fleet.
     lost_s : ndarray of float64
-        Run time that failures and evictions undid.
+        Run time that brought nothing: undone by failures and evictions, or spent on restarting.
     starts, nodes, level, bandwidth_mb_s, reference_mb_s : ndarray of int64
         Number of starts; nodes, level of the tightest common domain and predicted bandwidth of the last placement
         (-1, 0 before any); bandwidth of the best placement of the empty fleet.
@@ -62,6 +62,10 @@ class Jobs:
     bandwidth_mb_s: Ints
     reference_mb_s: Ints
     placed: Ints
+
+    def copy(self) -> "Jobs":
+        """Return rows of their own."""
+        return Jobs(**{one.name: getattr(self, one.name).copy() for one in fields(self)})
 
 
 def new_jobs(count: int) -> Jobs:
@@ -101,6 +105,10 @@ class Series:
     up_gpus: list[float] = field(default_factory=list)
     fragmented_gpus: list[float] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
+
+    def copy(self) -> "Series":
+        """Return rows of their own."""
+        return Series(**{one.name: list(getattr(self, one.name)) for one in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

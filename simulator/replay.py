@@ -5,6 +5,7 @@ they got, what breaks and what a failure costs them.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from scheduler.gang import config, effects, events
 from scheduler.gang import machine as machines
+from scheduler.gang import queue as queues
 from scheduler.model import reasons
 from scheduler.placement import bandwidth, engine, placement, policy, scoring
 from scheduler.snapshot import state, topology
@@ -31,7 +33,7 @@ class Finish:
     start: int
 
 
-Item = Finish | tuple[events.Event, ...]
+Item = Finish | faults.Happening
 Progress = Callable[[int, int, float], None]
 """Called now and then with jobs done, jobs in all, and virtual time."""
 
@@ -96,6 +98,9 @@ class Replay:
     _next_sample_s: float = 0.0
     _interval_s: float = 0.0
     _repairs: int = 0
+    _broken: Counter[events.Event] = field(default_factory=Counter)
+    _hopeless: dict[queues.ShapeKey, bool] = field(default_factory=dict)
+    _cut: bool = False
 
     def __post_init__(self) -> None:
         fleet = self.scored.topology
@@ -103,28 +108,26 @@ class Replay:
         self.machine = machines.Machine(self.scored, self.queue, self.tiers)
         self._breakage = faults.Breakage(fleet, self.broken, np.random.default_rng(self.seed))
         self._reference = References(fleet, self.tiers)
-        for time, rank, happening in faults.maintenance(fleet, self.broken):
-            self._clock.add(time, rank, happening)
-            self._repairs += rank is clock.Rank.REPAIR
+        for time, happening in faults.maintenance(fleet, self.broken):
+            self._schedule(time, happening)
         self._break_next(0.0)
         if len(self.trace):
             self._interval_s = sample_interval(self.trace)
             self._next_sample_s = float(self.trace.submit_s[0])
 
-    def run(self, progress: Progress | None = None) -> outcome.Outcome:
-        """Replay to the end, or until interrupted: then the outcome says that it is partial."""
-        stopped = ""
-        try:
-            while self.advance(4096):
-                if progress:
-                    progress(self._done, len(self.trace), self._clock.now)
-        except KeyboardInterrupt:
-            stopped = (
-                f"interrupted at {self._clock.now:.0f} s of virtual time, {self._done} of {len(self.trace)} jobs done"
-            )
-        if not stopped and self._clock.now >= self.until_s:
-            stopped = f"stopped at {self._clock.now:.0f} s of virtual time, as asked"
-        return self.outcome(stopped)
+    def run(self, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False) -> outcome.Outcome:
+        """Replay to the end, or until `stopped` says so between two events: then the outcome says that it is partial."""
+        more = True
+        while more and not stopped():
+            more = self.advance(256)
+            if progress:
+                progress(self._done, len(self.trace), self._clock.now)
+        done = f"{self._done} of {len(self.trace)} jobs done"
+        if more:
+            return self.outcome(f"interrupted at {self._clock.now:.0f} s of virtual time, {done}")
+        if self._cut:
+            return self.outcome(f"stopped at {self._clock.now:.0f} s of virtual time, as asked, {done}")
+        return self.outcome()
 
     def advance(self, steps: int) -> bool:
         """Handle at most `steps` happenings; tell whether there is more to come."""
@@ -132,22 +135,23 @@ class Replay:
 
     def outcome(self, partial: str = "") -> outcome.Outcome:
         """Return what has been found so far."""
-        now = self._clock.now
-        for row in np.flatnonzero(self.jobs.state == outcome.State.PENDING).tolist():
-            self.jobs.wait_s[row] += now - self._queued_s[row]
-            self._queued_s[row] = now
+        now, jobs, refusals = self._clock.now, self.jobs.copy(), dict(self._refusals)
+        for row in np.flatnonzero(jobs.state == outcome.State.PENDING).tolist():
+            jobs.wait_s[row] += now - self._queued_s[row]
             why = self.machine.why(str(self.trace.names[row]))
             if why is not None:
-                self._refusals[row] = why
-        for row in np.flatnonzero(self.jobs.state == outcome.State.RUNNING).tolist():
-            self.jobs.run_s[row] += now - self._started_s[row]
+                refusals[row] = why
+        for row in np.flatnonzero(jobs.state == outcome.State.RUNNING).tolist():
+            ran = now - self._started_s[row]
+            jobs.run_s[row] += ran
+            jobs.lost_s[row] += min(ran, self._again_s(row))
         return outcome.Outcome(
             trace=self.trace,
             topology=self.scored.topology,
             policy=self.scored.policy.metadata.name,
-            jobs=self.jobs,
-            series=self.series,
-            refusals=dict(self._refusals),
+            jobs=jobs,
+            series=self.series.copy(),
+            refusals=refusals,
             waited_for=dict(sorted(self._waited_for.items())),
             end_s=now,
             events=self.handled,
@@ -157,17 +161,21 @@ class Replay:
 
     def _step(self) -> bool:
         """Handle the next arrival or happening."""
-        if self._clock.now >= self.until_s:
-            return False
         time, rank = self._clock.peek()
+        arrives = False
         if self._arrived < len(self.trace):
             submit = float(self.trace.submit_s[self._arrived])
             if (submit, clock.Rank.SUBMIT) < (time, rank):
-                self._clock.now = max(self._clock.now, submit)
-                self._submit(self._arrived)
-                return True
+                time, arrives = submit, True
         elif not self._alive():
             return False
+        if time > self.until_s:
+            self._clock.now, self._cut = max(self._clock.now, self.until_s), True
+            return False
+        if arrives:
+            self._clock.now = time
+            self._submit(self._arrived)
+            return True
         if not len(self._clock):
             return False
         item = self._clock.take()
@@ -178,8 +186,21 @@ class Replay:
         return True
 
     def _alive(self) -> bool:
-        """Tell whether anything can still change for a job: one runs, or one waits for a repair."""
-        return bool(len(self.machine.held)) or bool(self.machine.queue.waiting and self._repairs)
+        """Tell whether anything can still change for a job: one runs, or one waits for a repair that can help it."""
+        if len(self.machine.held):
+            return True
+        return self._repairs > 0 and any(map(self._may_start, self.machine.queue.waiting.values()))
+
+    def _may_start(self, entry: queues.Waiting) -> bool:
+        """Tell whether a gang would start in the empty fleet, everything repaired. Asked when nothing runs."""
+        if self.machine.ledger.refusal(entry.gang) is not None:
+            return False
+        key = entry.gang.roles, entry.gang.constraint, entry.gang.min_member
+        if key not in self._hopeless:
+            empty = state.empty(self.scored.topology)
+            answer = engine.place(empty, entry.gang, self.scored, self.tiers)
+            self._hopeless[key] = not isinstance(answer, placement.Placement)
+        return not self._hopeless[key]
 
     def _submit(self, row: int) -> None:
         self._arrived += 1
@@ -196,6 +217,7 @@ class Replay:
         if self.jobs.starts[row] != item.start or self.jobs.state[row] != outcome.State.RUNNING:
             return
         self.jobs.run_s[row] += self._clock.now - self._started_s.pop(row)
+        self.jobs.lost_s[row] += self._again_s(row)
         self.jobs.state[row] = outcome.State.FINISHED
         self.jobs.end_s[row] = self._clock.now
         self._done += 1
@@ -208,22 +230,32 @@ class Replay:
             memory.pop(row, None)
         self._row.pop(str(self.trace.names[row]), None)
 
-    def _happen(self, happening: tuple[events.Event, ...]) -> None:
-        """Pass failures or repairs on, and draw the failure after a failure."""
-        first = happening[0] if happening else None
-        repair = isinstance(first, events.NodeRepaired | events.DeviceRepaired)
-        self._repairs -= repair
-        for event in happening:
-            self._handle(event)
-        if isinstance(first, events.NodeFailed | events.DeviceFailed):
+    def _happen(self, item: faults.Happening) -> None:
+        """Pass failures or repairs on, and draw the failure after a drawn one."""
+        self._repairs -= item.repair
+        for event in item.events:
+            if self._changes(event):
+                self._handle(event)
+        if item.drawn:
             self._break_next(self._clock.now)
+
+    def _changes(self, event: events.Event) -> bool:
+        """Count what is broken or cordoned: of two overlapping causes the later repair is the one that counts."""
+        undone = faults.undoes(event)
+        if undone is None:
+            self._broken[event] += 1
+            return self._broken[event] == 1
+        self._broken[undone] -= 1
+        return self._broken[undone] == 0
 
     def _break_next(self, now: float) -> None:
         drawn = self._breakage.next(now)
-        if drawn is not None:
-            for time, rank, happening in drawn:
-                self._clock.add(time, rank, happening)
-            self._repairs += 1
+        for time, happening in drawn:
+            self._schedule(time, happening)
+
+    def _schedule(self, time: float, happening: faults.Happening) -> None:
+        self._clock.add(time, clock.Rank.REPAIR if happening.repair else clock.Rank.FAILURE, happening)
+        self._repairs += happening.repair
 
     def _handle(self, event: events.Event) -> None:
         """Let the machine decide, and carry its effects out."""
@@ -233,6 +265,8 @@ class Replay:
             self._carry_out(effect, now)
             if self.log:
                 self.log(line(effect, now, self.scored.topology))
+            if self.queue.reservation_s and isinstance(effect, effects.Start):
+                self.machine.handle(events.Bound(effect.gang.name), now)
         if self.validate:
             self.machine.check_invariants()
         if now >= self._next_sample_s:
@@ -256,7 +290,9 @@ class Replay:
             case effects.Evict():
                 self._stop(row, effect.reason, now)
             case effects.Expire():
-                raise RuntimeError(f"reservation of {effect.gang.name} expired, though starts are confirmed at once")
+                raise state.InvariantError(
+                    f"reservation of {effect.gang.name} expired, though it was confirmed at once"
+                )
 
     def _start(self, row: int, found: placement.Placement, now: float) -> None:
         """Note the placement and schedule the end."""
@@ -273,10 +309,12 @@ class Replay:
         self._refusals.pop(row, None)
         self._started_s[row] = now
         stretch = self._stretch[row] = self._slowdown(row, found)
-        again = self.broken.restart_s if jobs.starts[row] > 1 else 0.0
-        self._clock.add(
-            now + again + self._remaining_s[row] * stretch, clock.Rank.FINISH, Finish(row, int(jobs.starts[row]))
-        )
+        end = now + self._again_s(row) + self._remaining_s[row] * stretch
+        self._clock.add(end, clock.Rank.FINISH, Finish(row, int(jobs.starts[row])))
+
+    def _again_s(self, row: int) -> float:
+        """Return the time that the current run of a job spends on restarting."""
+        return self.broken.restart_s if self.jobs.starts[row] > 1 else 0.0
 
     def _slowdown(self, row: int, found: placement.Placement) -> float:
         """Return run time here over run time at the reference."""
@@ -297,7 +335,7 @@ class Replay:
     def _stop(self, row: int, reason: effects.Eviction, now: float) -> None:
         """Note an eviction: what the checkpoints hold survives."""
         ran = now - self._started_s.pop(row)
-        kept = min(self.broken.kept_s(ran), ran)
+        kept = self.broken.kept_s(max(0.0, ran - self._again_s(row)))
         self._evictions[reason.value] = self._evictions.get(reason.value, 0) + 1
         self.jobs.run_s[row] += ran
         self.jobs.lost_s[row] += ran - kept

@@ -47,10 +47,11 @@ class Quotas(_Frozen):
 
 
 class Window(_Frozen):
-    """A domain or node that is drained for a time."""
+    """A domain or node that is out of service for a time, and takes nothing new from `notice_s` before."""
 
     domain: str
     start_s: Seconds
+    notice_s: Seconds = 0.0
     duration_s: Annotated[float, pydantic.Field(gt=0, le=1e12, allow_inf_nan=False)]
 
 
@@ -100,6 +101,6 @@ def broken(path: Path) -> faults.Faults:
     SettingsError
     """
     spec = document.read(path, SettingsError).check(Faults).spec
-    windows = tuple(faults.Maintenance(w.domain, w.start_s, w.duration_s) for w in spec.maintenance)
+    windows = tuple(faults.Maintenance(w.domain, w.start_s, w.duration_s, w.notice_s) for w in spec.maintenance)
     rest = spec.model_dump(exclude={"maintenance"})
     return faults.Faults(**rest, maintenance=windows)

@@ -62,7 +62,7 @@ class Ledger:
             nearest=f"tenant {gang.tenant}",
             missing=-(-over // WHOLE),
             resource="GPUs",
-            permanent=need > ceiling,
+            permanent=need > min(ceiling, pool),
             detail=f"uses {self.used.get(gang.tenant, 0) / WHOLE:g} of {quota.nominal}+{quota.borrow} GPUs; "
             f"{need / WHOLE:g} more exceed {where}",
         )
