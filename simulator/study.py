@@ -108,7 +108,7 @@ def sheets(study: Study, table: Mapping[published.Key, published.Cell], baseline
     others = [name for name in study.policies if name not in published.POLICIES.values()]
     if baseline in study.policies:
         made += [_cuts(study, name, baseline) for name in others]
-    return [*made, _refusals(study, [*([baseline] if baseline in study.policies else []), *others])]
+    return [*made, refusals(study, [*([baseline] if baseline in study.policies else []), *others])]
 
 
 def _figures(study: Study, load: int) -> sheet.Sheet:
@@ -170,7 +170,7 @@ def _cuts(study: Study, ours: str, baseline: str) -> sheet.Sheet:
     return sheet.sheet(f"{ours} against {baseline}: unallocated GPU (%), paired seeds", head, rows)
 
 
-def _refusals(study: Study, names: Sequence[str]) -> sheet.Sheet:
+def refusals(study: Study, names: Sequence[str]) -> sheet.Sheet:
     """Return refused pods per kind, mean over the seeds; kinds that no workload has are left out."""
     cells = [(w, p) for w, p in study.cells() if p in names and (w, p) in study.refused]
     means = {cell: np.mean(study.refused[cell], axis=0) for cell in cells}

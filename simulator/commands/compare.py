@@ -50,7 +50,7 @@ def command(given: inputs.Given, names: tuple[str, ...], count: int, out: Path |
     if as_json:
         console.put_json(results.of_comparison(made, record, [each.as_json() for each in told]))
     else:
-        console.show(summary(made, told))
+        console.show([*summary(made, told), record.sheet(16)])
     replay.finish(made.partial, out)
 
 

@@ -43,7 +43,7 @@ def command(folder: Path, seeds: int, names: str, workloads: str, table_file: Pa
         console.put_json(figures(made, record))
         return
     console.show(study.sheets(made, table))
-    console.show([record.sheet()])
+    console.show([record.sheet(16)])
 
 
 def figures(made: study.Study, record: provenance.Provenance) -> dict[str, object]:

@@ -56,7 +56,7 @@ def command(given: inputs.Given, name: str, seed: int, out: Path | None, backend
     if as_json:
         console.put_json(results.of_run(run, record))
     else:
-        console.show(summary(run))
+        console.show([*summary(run), record.sheet(16)])
     finish(run.outcome.partial, out)
 
 

@@ -41,12 +41,12 @@ class Provenance:
             "source_sha256": self.source_sha256,
         }
 
-    def sheet(self) -> sheet.Sheet:
-        """Return the table that ends every report."""
-        rows = [(i.role, i.name, f"sha256 {i.sha256}") for i in self.inputs]
+    def sheet(self, digits: int = 64) -> sheet.Sheet:
+        """Return the table that ends every report; terminals want fewer digits of the hashes."""
+        rows = [(i.role, i.name, f"sha256 {i.sha256[:digits]}") for i in self.inputs]
         rows += [("option", name, value) for name, value in self.config]
         rows.append(("seeds", "", ", ".join(map(str, self.seeds))))
-        rows.append(("code", f"muster-scheduler {self.version}", f"sha256 of source {self.source_sha256}"))
+        rows.append(("code", f"muster-scheduler {self.version}", f"sha256 of source {self.source_sha256[:digits]}"))
         return sheet.sheet("Provenance", "<what|<name|<value", rows)
 
 

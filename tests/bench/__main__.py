@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich import console
 
+from simulator import study
 from simulator.report import sheet, tables, whole
 from tests.bench import core, figure, host, openb
 
@@ -27,7 +28,10 @@ def bench() -> None:
 @click.option("--check", is_flag=True, help="Exit with 1 when a figure misses its bound.")
 def run_openb(quick: bool, traces: Path | None, check: bool) -> None:
     """Take the published packing experiment, and our policy against FGD."""
-    finish("openb", list(progress(figure.take("openb", openb.measurements(traces, quick)))), check)
+    made = openb.Bench(traces, quick)
+    figures = list(progress(figure.take("openb", openb.measurements(made))))
+    print_sheet(study.refusals(made.paired, [openb.OURS, openb.BASELINE]))
+    finish("openb", figures, check, refused=made.refused())
 
 
 @bench.command("core")
@@ -45,16 +49,22 @@ def progress(figures: Iterable[figure.Figure]) -> Iterator[figure.Figure]:
         yield each
 
 
-def finish(name: str, figures: list[figure.Figure], check: bool) -> None:
+def print_sheet(made: sheet.Sheet) -> None:
+    """Print a table, 140 columns wide where there is no terminal."""
+    console.Console(width=None if sys.stdout.isatty() else 140).print(tables.render(made))
+
+
+def finish(name: str, figures: list[figure.Figure], check: bool, **more: object) -> None:
     """Print the table and write the JSON file."""
     rows = [(f.figure, shown(f), str(f.bound), f.bound.unit, "ok" if f.ok else "MISSED", f.note) for f in figures]
     table = sheet.sheet(f"bench {name}", "<figure|value|bound|<unit|<|<note", rows, str(host.hardware()["cpu"]))
-    console.Console(width=140 if not sys.stdout.isatty() else None).print(tables.render(table))
+    print_sheet(table)
     result = {
         "benchmark": name,
         "hardware": host.hardware(),
         "versions": host.versions(),
         "results": [f.as_json() for f in figures],
+        **more,
     }
     path = whole.write_text(OUT / f"{name}.json", json.dumps(result, indent=2) + "\n")
     missed = sum(not f.ok for f in figures)

@@ -76,8 +76,7 @@ class Bench:
     def cut(self, load: int, workload: str) -> tuple[float, str]:
         """Return the share of FGD's unallocated GPUs that our policy saves on one workload."""
         share, interval = study.cut(self.paired, OURS, BASELINE, load, workload)
-        refused = "; ".join(self._refused(workload, name) for name in (OURS, BASELINE))
-        return share, f"{interval.words(1)}; refused {refused}"
+        return share, interval.words(1)
 
     def mean_cut(self, load: int) -> tuple[float, str]:
         """Return the cut of the mean over the workloads."""
@@ -94,16 +93,20 @@ class Bench:
         worst = min(kept, key=lambda workload: kept[workload])
         return kept[worst], f"worst on {worst}, {len(moved.seeds)} seeds"
 
-    def _refused(self, workload: str, name: str) -> str:
-        """Write the refused pods per kind, mean over the seeds."""
-        means = np.mean(self.paired.refused[workload, name], axis=0)
-        kinds = [f"{kind} {mean:.0f}" for kind, mean in zip(inflation.KINDS, means, strict=True) if mean]
-        return f"{name}: {', '.join(kinds)}"
+    def refused(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return the refused pods per workload, policy and kind, mean over the seeds."""
+        made = self.paired
+        return {
+            workload: {
+                name: dict(zip(inflation.KINDS, np.mean(made.refused[workload, name], axis=0).tolist(), strict=True))
+                for name in (OURS, BASELINE)
+            }
+            for workload in self.workloads
+        }
 
 
-def measurements(given: Path | None, quick: bool) -> Iterator[tuple[str, figure.Measurement]]:
+def measurements(bench: Bench) -> Iterator[tuple[str, figure.Measurement]]:
     """Yield the figures of the benchmark."""
-    bench = Bench(given, quick)
     for name in published.POLICIES.values():
         for load in study.LOADS:
             yield f"deviation {name} @{load}", functools.partial(bench.deviation, name, load)
@@ -111,7 +114,7 @@ def measurements(given: Path | None, quick: bool) -> Iterator[tuple[str, figure.
         for workload in bench.workloads:
             yield f"cut against fgd @{load}: {workload}", functools.partial(bench.cut, load, workload)
         yield f"mean cut against fgd @{load}", functools.partial(bench.mean_cut, load)
-    if quick:
+    if bench.quick:
         return
     for weight in policy.pod_weights(policies.load(OURS)):
         for factor in FACTORS:
