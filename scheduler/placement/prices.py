@@ -3,6 +3,7 @@
 The tables are made once per target. Floating point stays inside this file: what leaves it is rounded to integers.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -83,12 +84,8 @@ def residual_values(wanted: target.TargetWorkload, seed: int = 0) -> NDArray[np.
     sizes, weights = _shared_sizes(wanted)
     if not len(sizes):
         return np.where(np.arange(WHOLE + 1) == WHOLE, MICRO, 0).astype(np.int64)
-    generator = np.random.default_rng(seed)
-    demands, repeats = np.unique(
-        generator.multinomial(RESAMPLED_PODS, weights / weights.sum(), size=RESAMPLES), axis=0, return_counts=True
-    )
-    total = sum(n * _knapsack(sizes, _duals(sizes, d)) for d, n in zip(demands, repeats, strict=True))
-    table: NDArray[np.int64] = np.rint(total / RESAMPLES * MICRO).astype(np.int64)
+    mean = sum(share * _knapsack(sizes, _duals(sizes, pods)) for pods, share in resampled(weights, seed))
+    table: NDArray[np.int64] = np.rint(np.asarray(mean) * MICRO).astype(np.int64)
     table.flags.writeable = False
     return table
 
@@ -104,18 +101,48 @@ def _shared_sizes(wanted: target.TargetWorkload) -> tuple[NDArray[np.int64], NDA
 
 
 def _duals(sizes: NDArray[np.int64], pods: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Solve the cutting-stock relaxation by column generation; return the dual price of every size, in GPUs."""
+    """Return the dual price of every request size, in GPUs; 0 for sizes that no pod has."""
     present = np.flatnonzero(pods)
     duals = np.zeros(len(sizes))
-    columns = [np.where(present == i, WHOLE // sizes[i], 0) for i in present]
+    alone = [np.where(present == i, WHOLE // sizes[i], 0) for i in present]
+    duals[present] = covering_duals(pods[present], alone, lambda values: _best_pattern(sizes[present], values))
+    return duals
+
+
+def covering_duals(
+    pods: NDArray[np.int64],
+    columns: list[NDArray[np.int64]],
+    best_pattern: Callable[[NDArray[np.float64]], NDArray[np.int64]],
+) -> NDArray[np.float64]:
+    """Price requests by the fewest GPUs that serve them all: column generation.
+
+    Parameters
+    ----------
+    columns : list of ndarray
+        Fillings of one GPU to begin with, which can serve every request.
+    best_pattern : callable
+        Returns the filling of one GPU that is worth most at given prices of the requests.
+
+    Returns
+    -------
+    ndarray of float64
+        What one request of each kind is worth, in GPUs; no filling of a GPU is worth more than one.
+    """
     while True:
         matrix = -np.array(columns, dtype=np.float64).T
-        master = optimize.linprog(np.ones(len(columns)), A_ub=matrix, b_ub=-pods[present], method="highs-ds")
-        duals[present] = -master.ineqlin.marginals
-        column = _best_pattern(sizes[present], duals[present])
-        if column @ duals[present] <= 1 + 1e-9:
+        master = optimize.linprog(np.ones(len(columns)), A_ub=matrix, b_ub=-pods, method="highs-ds")
+        duals = np.asarray(-master.ineqlin.marginals)
+        column = best_pattern(duals)
+        if column @ duals <= 1 + 1e-9:
             return duals
-        columns.append(column)
+        columns = [*columns, column]
+
+
+def resampled(weights: NDArray[np.float64], seed: int) -> Iterator[tuple[NDArray[np.int64], float]]:
+    """Yield demands of many pods drawn from a distribution, and the share of the draws that each stands for."""
+    draws = np.random.default_rng(seed).multinomial(RESAMPLED_PODS, weights / weights.sum(), size=RESAMPLES)
+    for pods, count in zip(*np.unique(draws, axis=0, return_counts=True), strict=True):
+        yield pods, count / RESAMPLES
 
 
 def _knapsack(sizes: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -204,7 +231,7 @@ def pressures(fleet: topology.Topology, wanted: target.TargetWorkload) -> NDArra
     total = sum(item.count * item.pod.total_gpu_milli for item in wanted.items)
     price = dict.fromkeys(capacity, 0.0)
     for item in wanted.items:
-        named = [name for name in item.pod.gpu_models if name in capacity]
+        named = [name for name in dict.fromkeys(item.pod.gpu_models) if name in capacity]
         if item.pod.total_gpu_milli and named:
             share = item.count * item.pod.total_gpu_milli / total
             for name in named:

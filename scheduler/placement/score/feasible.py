@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.model import request
+from scheduler.placement import partitions
 from scheduler.snapshot import demand, state
 
 
@@ -33,12 +34,9 @@ def usable(w: demand.Demand, nodes: NDArray[np.int64], width: int) -> NDArray[np
 
 
 def _partitions(s: state.Snapshot, w: demand.Demand, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the free placements of a MIG profile; those of one profile do not overlap each other."""
+    """Count the MIG instances that still fit, in the best order of placing them."""
     used = s.slices_used[nodes]
-    room = usable(w, nodes, used.shape[1]) & ((s.gpu_free[nodes] == state.FULL) | (used != 0))
-    count = np.zeros(used.shape, dtype=np.int64)
-    for shape, masks in enumerate(w.partitions):
-        rows = s.topology.shape[nodes] == shape
-        for mask in masks:
-            count[rows] += (used[rows] & np.uint16(mask)) == 0
-    return np.asarray(np.where(room, count, 0).sum(axis=1))
+    able = usable(w, nodes, used.shape[1]) & ((s.gpu_free[nodes] == state.FULL) | (used != 0))
+    tables = np.stack([partitions.room(masks) for masks in w.partitions])
+    room = tables[s.topology.shape[nodes, None], used]
+    return np.asarray(np.where(able, room, 0).sum(axis=1, dtype=np.int64))

@@ -6,7 +6,8 @@ fragmentation  growth of the GPU that the target could not use (`fragmentation`,
 stranded       growth of the free GPU that the node's remaining CPU can't feed, at eight quantiles of CPU per GPU
 left           GPU left free on the node, in eighths: tightest fit
 open           the node had all its GPUs free
-value          worth lost by the GPUs touched: what requests of the target can still make of each residual
+value          worth lost by the GPUs touched: what requests of the target can still make of each residual, or of the
+               memory slices that partitions leave
 gpu_left       what is left on the shared GPU
 pressure       the pod takes a GPU model on which other demand insists
 left_cpu       for pods without GPUs: free GPU of the node, in eighths
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.model import request
-from scheduler.placement import prices
+from scheduler.placement import partition_prices, prices
 from scheduler.placement.score import feasible, fragmentation, published, tables
 from scheduler.snapshot import demand, state
 
@@ -148,19 +149,37 @@ def _cpu_only(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints
 
 
 def _partition(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints) -> Ints:
-    """Price MIG partitions: GPUs that have to be cut anew, nodes that have to be opened."""
-    room = np.zeros((len(nodes), s.slices_used.shape[1]), dtype=np.int64)
-    for shape, masks in enumerate(w.partitions):
-        rows = s.topology.shape[nodes] == shape
-        for mask in masks:
-            room[rows] += (s.slices_used[nodes][rows] & np.uint16(mask)) == 0
-    started = (s.slices_used[nodes] != 0) & feasible.usable(w, nodes, room.shape[1])
-    in_started = np.where(started, room, 0).sum(axis=1)
-    per_gpu = np.maximum(1, room.max(axis=1, initial=1))
-    fresh = -(-np.maximum(w.gpus - in_started, 0) // per_gpu)
+    """Price MIG partitions: the worth lost by the GPUs that carry them, where the device rule would put them."""
+    lost, cut = np.zeros(len(nodes), dtype=np.int64), np.zeros(len(nodes), dtype=np.int64)
+    for number, shape in enumerate(s.topology.shapes):
+        here = np.flatnonzero(s.topology.shape[nodes] == number)
+        if len(here) and w.partitions[number]:
+            masks, losses = partition_prices.steps(shape, s.topology.width, w.partitions[number])
+            lost[here], cut[here] = _instances(t.partitions[number], masks, losses, s, w, nodes[here])
     total, cpu = s.gpu_free[nodes].sum(axis=1, dtype=np.int64), s.cpu_free[nodes]
-    cost = t.weights["stranded"] * (
-        stranded(t, cpu - w.cpu_milli, total - fresh * state.FULL) - stranded(t, cpu, total)
-    )
-    cost += t.weights["left"] * 125 * (total - fresh * state.FULL) + t.weights["value"] * MICRO * fresh
+    left = total - cut * state.FULL
+    cost = t.weights["stranded"] * (stranded(t, cpu - w.cpu_milli, left) - stranded(t, cpu, total))
+    cost += t.weights["left"] * 125 * left + t.weights["value"] * lost
     return np.asarray(cost + t.weights["open"] * MICRO * untouched(s, nodes))
+
+
+def _instances(
+    worth: Ints, masks: Ints, losses: Ints, s: state.Snapshot, w: demand.Demand, nodes: Ints
+) -> tuple[Ints, Ints]:
+    """Put a pod's instances on nodes of one shape; return the worth lost, micro-GPU, and the GPUs newly cut.
+
+    The order is that of ``partitions.choose``: a GPU that is cut already, the least loss there, the lowest GPU.
+    """
+    used = s.slices_used[nodes].astype(np.int64)
+    gpus, every = np.arange(used.shape[1])[None, :], np.arange(len(nodes))
+    able = feasible.usable(w, nodes, used.shape[1]) & ((s.gpu_free[nodes] == state.FULL) | (used != 0))
+    lost, cut = np.zeros(len(nodes), dtype=np.int64), np.zeros(len(nodes), dtype=np.int64)
+    for _ in range(w.gpus):
+        key = losses[gpus, used] + (used == 0) * (1 << 40)
+        gpu = np.where(able & (masks[gpus, used] > 0), key, 1 << 60).argmin(axis=1)
+        before = used[every, gpu]
+        after = before | masks[gpu, before]
+        lost += worth[gpu, before] - worth[gpu, after]
+        cut += before == 0
+        used[every, gpu] = after
+    return lost, cut

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.placement import prices, target
+from scheduler.placement import partition_prices, prices, target
 from scheduler.placement.score import fragmentation, rings
 from scheduler.snapshot import topology
 
@@ -23,6 +23,8 @@ class Tables:
         Over the most popular 95 % of the target, as FGD publishes it.
     whole : Fragmentation
         Over the whole target.
+    partitions : ndarray of int64, shape (S, G, 512)
+        Worth of every GPU in MIG mode by its used slices, micro-GPU.
     rings : Rings
         Bandwidth of the best GPUs of every free mask.
     thresholds : ndarray of int64, shape (99,)
@@ -33,6 +35,7 @@ class Tables:
     whole: fragmentation.Fragmentation
     thresholds: Ints
     prices: prices.Prices
+    partitions: Ints
     rings: rings.Rings
     weights: Mapping[str, int]
     seed: int
@@ -52,6 +55,7 @@ def compile_tables(
         whole=fragmentation.compile_fragmentation(fleet, wanted),
         thresholds=sigmoid_thresholds(popular.total),
         prices=prices.compile_prices(fleet, wanted) if any(weights.values()) else prices.unpriced(fleet),
+        partitions=partition_prices.of_fleet(fleet, wanted if any(weights.values()) else target.TargetWorkload(())),
         rings=rings.compile_rings(fleet),
         weights=weights,
         seed=seed,
