@@ -31,7 +31,8 @@ class PodRequest:
     nics : int
         NICs held exclusively, chosen nearest to the GPUs.
     gpu_models : tuple of str
-        Accepted GPU models, sorted; empty accepts any.
+        Accepted GPU models, sorted; empty accepts any. A model named twice means the same as once, but makes another
+        request: the published measure of popularity tells pods apart by what they wrote.
     accelerators : tuple of (str, int)
         Other accelerators by kind and count, sorted by kind.
 
@@ -60,8 +61,8 @@ class PodRequest:
             raise ValueError("gpu_milli below 1000 needs gpus == 1 and no mig profile")
         if self.mig and not self.gpus:
             raise ValueError("mig needs gpus >= 1 (the number of partitions)")
-        if tuple(sorted(set(self.gpu_models))) != self.gpu_models:
-            raise ValueError("gpu_models must be sorted and without duplicates")
+        if tuple(sorted(self.gpu_models)) != self.gpu_models:
+            raise ValueError("gpu_models must be sorted")
         if any(count < 1 for _, count in self.accelerators):
             raise ValueError("accelerators must have counts of at least 1")
         kinds = tuple(kind for kind, _ in self.accelerators)

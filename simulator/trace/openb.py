@@ -74,7 +74,7 @@ def _shapes(source: table.Table) -> tuple[list[job.JobShape], job.Ints]:
             raise source.error(row, "gpu_milli", "a pod with GPUs takes none of them", "give 1 to 1000")
         if gpus[row] > 1 and milli[row] != 1000:
             raise source.error(row, "gpu_milli", "only a pod with one GPU may share it", "give 1000")
-        models = sorted({model.strip() for model in spec[row].split("|")} - {""}) if spec is not None else []
+        models = sorted(filter(None, map(str.strip, spec[row].split("|")))) if spec is not None else []
         pod = request.PodRequest(
             cpu_milli=int(cpu[row]),
             memory_mib=int(memory[row]),
