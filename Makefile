@@ -9,6 +9,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A shim that exists but does not run (pyenv, asdf) counts as absent.
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
 
 .PHONY: help setup demo test test-fast lint fmt types arch bench bench-openb bench-core mutation lock clean
 
@@ -19,11 +21,12 @@ setup: $(STAMP) ## make the environment in .venv from the hashed lock file
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it or set PYTHON=/path/to/python"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if command -v uv >/dev/null; then \
-	  uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt && \
-	  uv pip install --quiet --python $(BIN)/python --no-deps -e . ; \
+	@if test -n "$(UV)"; then \
+	  { test -x $(BIN)/python || "$(UV)" venv --quiet --python "$(PYTHON)" $(VENV); } && \
+	  "$(UV)" pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt && \
+	  "$(UV)" pip install --quiet --python $(BIN)/python --no-deps -e . ; \
 	else \
+	  { $(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV); } && \
 	  grep -A200 '^uv==' requirements/dev.txt | awk 'NR == 1 || /^    --hash/ {print; next} {exit}' > $(VENV)/uv.txt && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt && \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt && \
@@ -66,9 +69,9 @@ mutation: $(STAMP) ## mutation tests of the core (hours)
 	$(BIN)/mutmut run
 
 lock: $(STAMP) ## resolve the lock files anew
-	uv=$$(command -v uv || echo $(BIN)/uv); for name in sim dev; do \
-	  $$uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --extra sim $$(test $$name = dev && echo --group dev) pyproject.toml -o requirements/$$name.txt; done
+	for name in sim dev; do \
+	  $(or $(UV),$(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --extra sim $$(test $$name = dev && echo --group dev) pyproject.toml -o requirements/$$name.txt || exit 1; done
 
 clean: ## remove everything that was built
 	rm -rf build $(VENV) mutants
