@@ -103,7 +103,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("spec:\n  gangs:\n    devices: any\n", 7, "spec.gangs.devices", "first-fit"),
         ("spec:\n  pod:\n    rule: fgd\n", 6, "spec.pod", "unknown field"),
         ("specs: {}\n", 5, "specs", "unknown field"),
-        ("spec: [1]\n", 5, "spec", ""),
+        ("spec: [1]\n", 5, "spec", "dictionary"),
     ],
 )
 def test_a_malformed_document_names_line_and_field(
