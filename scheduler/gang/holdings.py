@@ -114,8 +114,8 @@ class Holdings:
 
     def replace(self, one: Holding, moved: placement.Placement) -> None:
         """Put a moved placement in the place of the old one."""
-        for names in self._by_node.values():
-            names.pop(one.gang.name, None)
+        for node in one.placement.nodes:
+            self._by_node[node].pop(one.gang.name, None)
         self._by_name[one.gang.name] = replace(one, placement=moved)
         for node in moved.nodes:
             self._by_node.setdefault(node, {})[one.gang.name] = None

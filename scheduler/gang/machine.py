@@ -5,8 +5,8 @@ snapshot, the queue, the gangs that hold devices and the tenants' ledger. The li
 same object; races, lost acknowledgements and restarts are orders of events.
 """
 
+import heapq
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -71,6 +71,7 @@ class Machine:
     def __post_init__(self) -> None:
         self.snapshot = state.empty(self.scoring.topology)
         self.ledger = quota.Ledger({one.tenant: one for one in self.config.quotas})
+        self.queue.by_tenant = bool(self.config.quotas)
 
     def handle(self, event: events.Event, now: float) -> list[effects.Effect]:
         """Take note of an event and decide what follows from it.
@@ -92,8 +93,7 @@ class Machine:
         room |= self._note(event, now)
         queued = self._submissions > submissions
         if room:
-            everything = isinstance(event, events.TopologyChanged)
-            self.queue.unblock(sys.maxsize if everything else self.snapshot.free_gpus)
+            self.queue.unblock(self.snapshot.free_gpus)
         if room or queued:
             self._serve(now)
         if queued and isinstance(event, events.GangSubmitted):
@@ -124,7 +124,7 @@ class Machine:
 
     def _block(self, shape: queues.Shape, refused: reasons.Rejection) -> None:
         """Remember why gangs of a shape do not fit."""
-        shape.refusal, shape.asked = refused, self.snapshot.version
+        shape.refusal, shape.asked, shape.blocked = refused, self.snapshot.version, True
 
     def check_invariants(self) -> None:
         """Recompute the state from the held gangs and compare.
@@ -180,6 +180,7 @@ class Machine:
             case events.QuotasChanged(quotas):
                 self.config = replace(self.config, quotas=quotas)
                 self.ledger.quotas = {one.tenant: one for one in quotas}
+                self.queue.regroup(bool(quotas))
                 return True
             case _:
                 return self._wake(now)
@@ -266,6 +267,7 @@ class Machine:
         """Move to another fleet: what is still there stays, by node name."""
         before, self.scoring = self.scoring.topology, compiled
         self.snapshot = state.empty(compiled.topology)
+        self.queue.forget()
         rows = compiled.topology.row
         self._failed_gpus = {(n, g) for n, g in self._failed_gpus if n in rows and g < compiled.topology.gpus[rows[n]]}
         self._down = {node: why for node, why in self._down.items() if node in rows}
@@ -300,51 +302,58 @@ class Machine:
 
     def _serve(self, now: float) -> None:
         """Start whatever may start."""
-        plain = not self.ledger.quotas and not self.config.preempt
-        if plain and self.config.mode == "skip":
+        if self.config.mode == "skip" and not self.config.preempt:
             self._serve_shapes(now)
-        elif plain and self.config.mode == "fifo":
+        elif self.config.mode == "fifo" and not self.config.preempt and not self.ledger.quotas:
             self._serve_heads(now)
         elif self._serve_in_order(now, may_evict=self.config.preempt):
             self.queue.unblock(self.snapshot.free_gpus)  # victims leave more room than was needed
             self._serve_in_order(now, may_evict=False)  # and may fit elsewhere themselves
 
     def _serve_shapes(self, now: float) -> None:
-        """Serve ``skip`` without quotas: the same order, one refusal for all gangs of a shape."""
-        while (entry := self.queue.next()) is not None:
+        """Serve ``skip``: in the order of gangs, but one refusal speaks for all gangs of a shape."""
+        heads = self.queue.heads(self.snapshot.free_gpus)
+        while heads:
+            shape = heapq.heappop(heads)[2]
+            entry = shape.head()
+            if entry is None or shape.closed(self.snapshot.free_gpus) or self._held_back(entry):
+                continue
             self._try(entry, now)
+            following = shape.head()
+            if entry.gone and following is not None:
+                heapq.heappush(heads, (following.key, following.turn, shape))
 
     def _serve_heads(self, now: float) -> None:
         """Serve ``fifo`` without quotas: the head starts or everybody waits."""
-        while (entry := self.queue.head()) is not None and entry.shape.refusal is None:
-            if not self._try(entry, now) and not entry.gone:
-                return
+        while (entry := self.queue.head()) is not None and not entry.shape.closed(self.snapshot.free_gpus):
+            self._try(entry, now)
 
     def _serve_in_order(self, now: float, may_evict: bool) -> bool:
         """Look at the waiting gangs one by one, as the mode allows; tell whether any gang was evicted."""
+        head: queues.Waiting | None = None
         ahead: backfill.Shadow | None = None
         looked, evicted = 0, False
         asked: set[tuple[int, int, str]] = set()
         for entry in self.queue.in_order():
             if entry.gone or self._held_back(entry):
                 continue
-            if ahead is not None:
+            if head is not None:
                 looked += 1
                 if looked > self.config.easy_depth:
                     return evicted
-                self._try_behind(entry, ahead, now)
+                ahead = self._try_behind(entry, head, ahead, now)
                 continue
-            if (entry.shape.refusal is None and self._try(entry, now)) or entry.gone:
+            if self._try(entry, now):
                 continue
             same = id(entry.shape), entry.gang.priority, entry.gang.tenant
-            if may_evict and same not in asked and self._make_room(entry, now):
+            if may_evict and not entry.gone and same not in asked and self._make_room(entry, now):
                 evicted = True
-                continue
-            asked.add(same)
-            if self.config.mode == "fifo":
-                return evicted
-            if self.config.mode == "easy":
-                ahead = self._shadow(entry.gang)
+            elif not entry.gone:
+                asked.add(same)
+                if self.config.mode == "fifo":
+                    return evicted
+                if self.config.mode == "easy":
+                    head = entry
         return evicted
 
     def _held_back(self, entry: queues.Waiting) -> bool:
@@ -356,37 +365,44 @@ class Machine:
 
     def _try(self, entry: queues.Waiting, now: float) -> bool:
         """Start a gang if it fits; otherwise block its shape, or drop it when it never will."""
+        found = self._fit(entry)
+        if found is not None:
+            self._start(entry, found, now)
+        return found is not None
+
+    def _fit(self, entry: queues.Waiting) -> placement.Placement | None:
+        """Ask the engine, unless its refusal is certain; take note of a refusal."""
+        if entry.shape.closed(self.snapshot.free_gpus):
+            return None
         answer = engine.place(self.snapshot, entry.gang, self.scoring, self.tiers)
         if isinstance(answer, placement.Placement):
-            self._start(entry, answer, now)
-            return True
+            return answer
         if answer.permanent:
             self.queue.remove(entry.gang.name)
             self._out.append(effects.Reject(entry.gang, answer, self._because))
-            return False
-        self._block(entry.shape, answer)
-        self._say(entry, answer)
-        return False
+        else:
+            self._block(entry.shape, answer)
+            self._say(entry, answer)
+        return None
 
-    def _try_behind(self, entry: queues.Waiting, ahead: backfill.Shadow, now: float) -> None:
-        """Start a gang behind the head if the head does not start later for it."""
-        if entry.shape.refusal is not None:
-            return
-        answer = engine.place(self.snapshot, entry.gang, self.scoring, self.tiers)
-        if isinstance(answer, reasons.Rejection):
-            if answer.permanent:
-                self.queue.remove(entry.gang.name)
-                self._out.append(effects.Reject(entry.gang, answer, self._because))
-            else:
-                self._block(entry.shape, answer)
-                self._say(entry, answer)
-            return
+    def _try_behind(
+        self, entry: queues.Waiting, head: queues.Waiting, ahead: backfill.Shadow | None, now: float
+    ) -> backfill.Shadow | None:
+        """Start a gang behind the head if the head does not start later for it; return the head's reservation.
+
+        The reservation is made when the first gang that fits asks for it: mostly none does.
+        """
+        found = self._fit(entry)
+        if found is None:
+            return ahead
+        ahead = ahead or self._shadow(head.gang)
         end = now + entry.gang.expected_s if entry.gang.expected_s > 0 else math.inf
-        if backfill.harmless(ahead, answer, end, self.scoring, self.tiers):
-            self._start(entry, answer, now)
+        if backfill.harmless(ahead, found, end, self.scoring, self.tiers):
+            self._start(entry, found, now)
             if end > ahead.time:
-                for grant in answer.grants:
+                for grant in found.grants:
                     ahead.at_start.take(grant)
+        return ahead
 
     def _shadow(self, head: gangs.Gang) -> backfill.Shadow:
         ends = ((one.expected_end, one.placement.grants) for one in self.held)

@@ -5,13 +5,16 @@ room appears that could matter. A pass over the queue therefore touches shapes, 
 """
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from scheduler.model import gang as gangs
 from scheduler.model import reasons, request
 
-ShapeKey = tuple[tuple[gangs.Role, ...], gangs.TopologyConstraint, int]
+ShapeKey = tuple[tuple[gangs.Role, ...], gangs.TopologyConstraint, int, str]
+"""Roles, constraint and minimum; the tenant where quotas tell tenants apart."""
+
 Key = tuple[int, int]
 """Place in the queue: negated priority, then number of submission."""
 
@@ -20,11 +23,17 @@ Key = tuple[int, int]
 class Waiting:
     """One gang in the queue.
 
-    `said` is the reason that the outside was last given.
+    Attributes
+    ----------
+    turn : int
+        Numbers the entries ever made: tells a gang from its own earlier stay in the same place.
+    said : Reason or None
+        The reason that the outside was last given.
     """
 
     gang: gangs.Gang
     key: Key
+    turn: int
     since: float
     shape: "Shape"
     said: reasons.Reason | None = None
@@ -38,19 +47,24 @@ class Shape:
     Attributes
     ----------
     heap : list of (Key, int, Waiting)
-        Lazily cleaned: entries that are `gone` are skipped. The number tells an entry from a gone one of the same key.
+        Lazily cleaned: entries that are `gone` are skipped.
     refusal : Rejection or None
-        Why the shape is blocked, None while it is not.
+        What the engine said last, None before it was asked.
     asked : int
         Version of the snapshot that `refusal` speaks of.
+    blocked : bool
+        Not to be asked again before room appears that could matter.
     whole_gpus : int
-        Wholly free GPUs without which no gang of the shape can start: the test that keeps it blocked for nothing.
+        Wholly free GPUs without which no gang of the shape can start.
     """
 
+    key: ShapeKey
+    whole_gpus: int
     heap: list[tuple[Key, int, Waiting]] = field(default_factory=list)
+    count: int = 0
     refusal: reasons.Rejection | None = None
     asked: int = 0
-    whole_gpus: int = 0
+    blocked: bool = False
 
     def head(self) -> Waiting | None:
         """Return the first gang of the shape."""
@@ -58,25 +72,37 @@ class Shape:
             heapq.heappop(self.heap)
         return self.heap[0][2] if self.heap else None
 
+    def closed(self, free_gpus: int) -> bool:
+        """Tell whether the engine would refuse the shape again, as far as that is certain without asking."""
+        return self.blocked or (self.refusal is not None and self.whole_gpus > free_gpus)
+
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """All waiting gangs; `added` counts the entries ever made."""
+    """All waiting gangs, and the shapes that some of them have.
 
+    Attributes
+    ----------
+    by_tenant : bool
+        Gangs of two tenants are never of one shape.
+    added : int
+        Entries ever made.
+    """
+
+    by_tenant: bool = False
     waiting: dict[str, Waiting] = field(default_factory=dict)
     shapes: dict[ShapeKey, Shape] = field(default_factory=dict)
     added: int = 0
+    _order: list[tuple[Key, int, Waiting]] = field(default_factory=list)
 
     def add(self, gang: gangs.Gang, number: int, now: float) -> Waiting:
         """Queue a gang in the place that its priority and number give it."""
-        key = gang.roles, gang.constraint, gang.min_member
-        shape = self.shapes.get(key)
-        if shape is None:
-            shape = self.shapes[key] = Shape(whole_gpus=_whole_gpus(gang))
-        entry = Waiting(gang, (-gang.priority, number), now, shape)
+        shape = self._shape(gang)
         self.added += 1
-        heapq.heappush(shape.heap, (entry.key, self.added, entry))
+        entry = Waiting(gang, (-gang.priority, number), self.added, now, shape)
         self.waiting[gang.name] = entry
+        insort(self._order, (entry.key, entry.turn, entry))
+        self._join(entry)
         return entry
 
     def remove(self, name: str) -> Waiting | None:
@@ -84,27 +110,65 @@ class Queue:
         entry = self.waiting.pop(name, None)
         if entry is not None:
             entry.gone = True
+            del self._order[bisect_left(self._order, (entry.key, entry.turn))]
+            entry.shape.count -= 1
+            if not entry.shape.count:
+                del self.shapes[entry.shape.key]
         return entry
 
     def unblock(self, free_gpus: int) -> None:
-        """Room appeared: forget the refusals of shapes that `free_gpus` wholly free GPUs do not still rule out."""
+        """Room appeared: shapes that `free_gpus` wholly free GPUs do not still rule out may be asked again."""
         for shape in self.shapes.values():
-            if shape.refusal is not None and shape.whole_gpus <= free_gpus:
-                shape.refusal = None
+            if shape.whole_gpus <= free_gpus:
+                shape.blocked = False
 
-    def next(self) -> Waiting | None:
-        """Return the first gang whose shape is not blocked."""
-        heads = (shape.head() for shape in self.shapes.values() if shape.refusal is None)
-        return min((head for head in heads if head), key=lambda entry: entry.key, default=None)
+    def forget(self) -> None:
+        """Ask all shapes again: nothing that was said of them holds any more."""
+        for shape in self.shapes.values():
+            shape.blocked, shape.refusal = False, None
+
+    def regroup(self, by_tenant: bool) -> None:
+        """Tell tenants apart from now on, or no more."""
+        if by_tenant != self.by_tenant:
+            self.by_tenant, self.shapes = by_tenant, {}
+            for _, _, entry in self._order:
+                entry.shape = self._shape(entry.gang)
+                self._join(entry)
+
+    def heads(self, free_gpus: int) -> list[tuple[Key, int, Shape]]:
+        """Return a heap of the shapes that are not closed, by their first gangs."""
+        heap = [
+            (first.key, first.turn, shape)
+            for shape in self.shapes.values()
+            if not shape.closed(free_gpus) and (first := shape.head()) is not None
+        ]
+        heapq.heapify(heap)
+        return heap
 
     def head(self) -> Waiting | None:
         """Return the first gang of all."""
-        heads = (shape.head() for shape in self.shapes.values())
-        return min((head for head in heads if head), key=lambda entry: entry.key, default=None)
+        return self._order[0][2] if self._order else None
 
     def in_order(self) -> Iterator[Waiting]:
-        """Yield all gangs in order; the queue may be changed meanwhile."""
-        yield from sorted(self.waiting.values(), key=lambda entry: entry.key)
+        """Yield the gangs that wait now, in order; the queue may be changed meanwhile."""
+        latest, place = self.added, 0
+        while place < len(self._order):
+            key, turn, entry = self._order[place]
+            if turn <= latest:
+                yield entry
+            place = bisect_left(self._order, (key, turn + 1))
+
+    def _shape(self, gang: gangs.Gang) -> Shape:
+        """Return the shape of a gang, made when it is the first of it."""
+        key = gang.roles, gang.constraint, gang.min_member, gang.tenant if self.by_tenant else ""
+        if key not in self.shapes:
+            self.shapes[key] = Shape(key, _whole_gpus(gang))
+        return self.shapes[key]
+
+    def _join(self, entry: Waiting) -> None:
+        """Put an entry in the line of its shape."""
+        heapq.heappush(entry.shape.heap, (entry.key, entry.turn, entry))
+        entry.shape.count += 1
 
 
 def _whole_gpus(gang: gangs.Gang) -> int:

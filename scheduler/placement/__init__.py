@@ -4,6 +4,7 @@ policy     -- ScoringPolicy: which rules and weights, as a frozen value
 target     -- the target workload and the integer tables derived from it
 prices     -- dual prices of request sizes by linear programming
 score      -- integer cost of a pod on every node, one module per rule
+openings   -- free GPU and untouched machines of the fleet, kept up to date
 rows       -- cost rows cached per pod request, re-scored only where nodes changed
 fit        -- pods of a request that fit on every node, per resource
 partitions -- MIG placements as tables over the slices in use

@@ -24,6 +24,8 @@ class Row:
     snapshot : Snapshot
         The one that the costs were read from. A row is worth nothing for another snapshot, even for a copy of this
         one, since the copy's versions go their own way.
+    ranked : ndarray of int64, shape (N,)
+        The same costs in the order of the nodes' tie ranks, so that the first of equals is the one wanted.
     version : int
         Snapshot version up to which the row is right.
     """
@@ -31,6 +33,7 @@ class Row:
     wanted: demand.Demand
     snapshot: state.Snapshot
     cost: NDArray[np.int64]
+    ranked: NDArray[np.int64]
     gpu: NDArray[np.int8]
     version: int = -1
 
@@ -55,9 +58,11 @@ class Row:
         if fits.any():
             chosen = nodes[fits]
             self.cost[chosen], self.gpu[chosen] = rule(tables_, self.snapshot, self.wanted, chosen)
+        self.ranked[self.snapshot.topology.tie[nodes]] = self.cost[nodes]
 
 
 def new_row(snapshot: state.Snapshot, wanted: demand.Demand) -> Row:
     """Return a row that has scored nothing yet."""
     nodes = len(snapshot.up)
-    return Row(wanted, snapshot, np.full(nodes, INFEASIBLE), np.full(nodes, -1, dtype=np.int8))
+    every = np.full(nodes, INFEASIBLE)
+    return Row(wanted, snapshot, every, every.copy(), np.full(nodes, -1, dtype=np.int8))

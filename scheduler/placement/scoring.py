@@ -1,12 +1,13 @@
 """A policy compiled for a fleet and a target workload: what the engine asks when it has to choose."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.model import request
-from scheduler.placement import placement, policy, rows, target
+from scheduler.placement import openings, placement, policy, rows, target
 from scheduler.placement.score import kubernetes, opportunity, published, tables
 from scheduler.snapshot import demand as demands
 from scheduler.snapshot import state, topology
@@ -60,6 +61,11 @@ class Scoring:
     seed: int = 0
     _demands: dict[request.PodRequest, demands.Demand] = field(default_factory=dict)
     _rows: dict[request.PodRequest, rows.Row] = field(default_factory=dict)
+    _opened: openings.Openings | None = None
+    _by_tie: NDArray[np.intp] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._by_tie = np.argsort(self.topology.tie)
 
     def demand(self, pod: request.PodRequest) -> demands.Demand:
         """Return the request compiled for the fleet."""
@@ -78,16 +84,27 @@ class Scoring:
         The total order is (cost with the scarcity price, tie rank of the node). Nothing in the snapshot changes.
         """
         row = self.row(snapshot, wanted)
-        cost = row.cost[low:high]
-        if not len(cost):
+        if low or high not in (None, len(row.cost)):
+            return self._choose_within(row, low, high)
+        cost = row.ranked
+        for opens in self._openings(snapshot, wanted):
+            cost = cost + opens[self._by_tie]
+        best = int(cost.argmin()) if len(cost) else 0
+        if not len(cost) or cost[best] >= rows.INFEASIBLE:
             return None
-        cost = self._with_scarcity(snapshot, wanted, cost, low, high)
-        best = int(cost.argmin())
-        if cost[best] >= rows.INFEASIBLE:
-            return None
-        ties = np.flatnonzero(cost == cost[best])
-        node = low + int(ties[self.topology.tie[low:high][ties].argmin()])
+        node = int(self._by_tie[best])
         return NodeChoice(node, int(row.gpu[node]), int(cost[best]))
+
+    def _choose_within(self, row: rows.Row, low: int, high: int | None) -> NodeChoice | None:
+        """Choose among the nodes of an interval."""
+        cost = row.cost[low:high]
+        for opens in self._openings(row.snapshot, row.wanted):
+            cost = cost + opens[low:high]
+        if not len(cost) or cost.min() >= rows.INFEASIBLE:
+            return None
+        ties = np.flatnonzero(cost == cost.min())
+        node = low + int(ties[self.topology.tie[low:high][ties].argmin()])
+        return NodeChoice(node, int(row.gpu[node]), int(cost[node - low]))
 
     def grant(self, snapshot: state.Snapshot, wanted: demands.Demand, chosen: NodeChoice) -> state.Grant:
         """Return what a lone pod takes on its node: the shared GPU chosen, or the lowest free GPUs.
@@ -118,20 +135,17 @@ class Scoring:
         row.refresh(RULES[self.policy.spec.pods.rule], self.tables)
         return row
 
-    def _with_scarcity(
-        self, snapshot: state.Snapshot, wanted: demands.Demand, cost: NDArray[np.int64], low: int, high: int | None
-    ) -> NDArray[np.int64]:
-        """Add the scarcity price to untouched machines larger than the pod."""
+    def _openings(self, snapshot: state.Snapshot, wanted: demands.Demand) -> Iterator[NDArray[np.int64]]:
+        """Yield, per machine size that has one, the scarcity price on the untouched machines larger than the pod."""
         if self.policy.spec.pods.rule != "opportunity-cost" or not wanted.gpus:
-            return cost
-        prices = opportunity.opening_prices(self.tables, snapshot)
-        for size, price in prices.items():
+            return
+        if self._opened is None or self._opened.snapshot is not snapshot:
+            self._opened = openings.new_openings(snapshot)
+        self._opened.refresh()
+        for size, price in opportunity.prices_of(self.tables, self._opened.free, self._opened.whole).items():
             smaller = wanted.kind is not request.RequestKind.WHOLE or wanted.gpus < size
             if price and smaller:
-                fleet = self.topology
-                opens = (fleet.gpus[low:high] == size) & (snapshot.free_mask[low:high] == fleet.all_gpus[low:high])
-                cost = cost + price * opens
-        return cost
+                yield price * (self._opened.opens & (self.topology.gpus == size))
 
 
 def compile_scoring(

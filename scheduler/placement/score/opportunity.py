@@ -76,12 +76,16 @@ def opening_prices(t: tables.Tables, s: state.Snapshot) -> dict[int, int]:
     near, each one opened turns a whole-machine pod away later. The price is ``(D F / E) ** 4`` of a GPU times the
     weight: nothing while they are plenty, steep when they run short, and smooth between.
     """
-    if not t.prices.whole or not t.weights["scarcity"]:
-        return {}
     fleet = s.topology
     every = np.arange(len(fleet.nodes))
     whole = np.bincount(fleet.gpus[untouched(s, every)], minlength=33)
-    free = int(s.gpu_free.sum())
+    return prices_of(t, int(s.gpu_free.sum()), whole)
+
+
+def prices_of(t: tables.Tables, free: int, whole: Ints) -> dict[int, int]:
+    """Return the scarcity prices for `free` GPU milli in the fleet and ``whole[size]`` untouched machines of each size."""
+    if not t.prices.whole or not t.weights["scarcity"]:
+        return {}
     return {
         size: opening_price(t.weights["scarcity"], share, free, size * state.FULL * int(whole[size]))
         for size, share in t.prices.whole.items()
