@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = re.compile(
-    rb"/(root|work|home/[a-z]+)/[A-Za-z0-9._-]+|--index-url|--extra-index-url|https?://[^ ]*pypi[^ ]*/simple"
+    rb"/(root|work|tmp|(home|Users)/[A-Za-z]+)/[A-Za-z0-9._-]+|--(extra-)?index-url|--find-links|pypi\.org|pythonhosted\.org|/simple/"
 )
 
 
