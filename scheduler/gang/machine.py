@@ -66,6 +66,7 @@ class Machine:
     _resting: dict[str, tuple[float, gangs.Gang, int]] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
     _out: list[effects.Effect] = field(default_factory=list)
+    _queued: list[str] = field(default_factory=list)
     _because: str = ""
 
     def __post_init__(self) -> None:
@@ -87,17 +88,15 @@ class Machine:
         list of Effect
             To be carried out in order. Duplicate and late events have none.
         """
-        self._out, self._because = [], _describe(event)
-        submissions = self._submissions
+        self._out, self._because, self._queued = [], _describe(event), []
         room = self._expire(now)
         room |= self._note(event, now)
-        queued = self._submissions > submissions
         if room:
             self.queue.unblock(self.snapshot.free_gpus)
-        if room or queued:
+        if room or self._queued:
             self._serve(now)
-        if queued and isinstance(event, events.GangSubmitted):
-            self._say_why(event.gang.name)
+        for name in self._queued:
+            self._say_why(name)
         return self._out
 
     def next_tick(self) -> float:
@@ -194,8 +193,12 @@ class Machine:
             self._out.append(effects.Reject(gang, never, self._because))
             return False
         self._submissions += 1
-        self.queue.add(gang, self._submissions, now)
+        self._enqueue(gang, self._submissions, now)
         return False
+
+    def _enqueue(self, gang: gangs.Gang, number: int, now: float) -> None:
+        self.queue.add(gang, number, now)
+        self._queued.append(gang.name)
 
     def _forget(self, name: str) -> bool:
         """Drop a gang in whatever state it is."""
@@ -221,7 +224,7 @@ class Machine:
         due = [name for name, (until, _, _) in self._resting.items() if until <= now]
         for name in due:
             _, gang, number = self._resting.pop(name)
-            self.queue.add(gang, number, now)
+            self._enqueue(gang, number, now)
         return bool(due)
 
     def _mark_down(self, node: str, why: str, now: float) -> bool:
@@ -294,7 +297,7 @@ class Machine:
         due = self.held.due(now)
         for one in due:
             self._release(one.gang.name)
-            self.queue.add(one.gang, one.number, now)
+            self._enqueue(one.gang, one.number, now)
             self._out.append(effects.Expire(one.gang, one.placement, "time"))
         return bool(due)
 
@@ -472,7 +475,7 @@ class Machine:
         else:
             self.held.remove(one.gang.name)
             self.ledger.charge(one.gang, -1)
-        self.queue.add(one.gang, one.number, now)
+        self._enqueue(one.gang, one.number, now)
         self._out.append(effects.Evict(one.gang, one.placement, why, self._because))
 
     def _evict_from(self, row: int, why: effects.Eviction, now: float) -> None:
@@ -486,7 +489,7 @@ class Machine:
             self._out.append(effects.Wait(entry.gang, replace(refused, gang=entry.gang.name), self._because))
 
     def _say_why(self, name: str) -> None:
-        """Tell a newly submitted gang why it waits."""
+        """Tell a gang that was queued just now why it waits, unless it was told or has started meanwhile."""
         entry = self.queue.waiting.get(name)
         refused = self.why(name)
         if entry is not None and refused is not None:
