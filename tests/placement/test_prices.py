@@ -1,132 +1,161 @@
-"""Price tables against brute force and closed forms."""
+"""Price tables: the linear programme against plain enumeration, quantiles and pressures by hand."""
 
-from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
-from scheduler.model import device, request
+from scheduler.model import request
 from scheduler.placement import prices, target
-from scheduler.snapshot import topology
-from tests.placement import fleets
+from tests.placement import states
 
-BIG = device.GpuModel("BIG", "Hopper", 80_000)
+FLEET = states.fleet([states.machine("a", 8, 80_000), states.machine("b", 4, 40_000, states.MODELS[1])])
 
 
 def share(milli: int, cpu: int = 0) -> request.PodRequest:
-    return request.PodRequest(gpus=1, gpu_milli=milli, cpu_milli=cpu)
+    return request.PodRequest(cpu_milli=cpu, gpus=1, gpu_milli=milli)
 
 
-def best_by_search(sizes: list[int], values: list[float]) -> list[float]:
-    """Try everything: the most valuable set of requests, with repetition, that fits into each residual."""
-
-    @cache
-    def best(room: int) -> float:
-        fits = [value + best(room - size) for size, value in zip(sizes, values, strict=True) if size <= room]
-        return max(fits, default=0.0)
-
-    return [best(room) for room in range(prices.WHOLE + 1)]
+def whole(gpus: int, cpu: int = 0, *models: str) -> request.PodRequest:
+    return request.PodRequest(cpu_milli=cpu, gpus=gpus, gpu_models=models)
 
 
-@given(st.lists(st.tuples(st.integers(90, 999), st.floats(0, 1)), min_size=1, max_size=4, unique_by=lambda one: one[0]))
-@settings(max_examples=30)
-def test_knapsack_is_the_best_filling(items: list[tuple[int, float]]) -> None:
-    sizes, values = [size for size, _ in sorted(items)], [value for _, value in sorted(items)]
-    found = prices._knapsack(np.array(sizes), np.array(values))
-    assert found == pytest.approx(best_by_search(sizes, values))
+def patterns(sizes: list[int]) -> list[tuple[int, ...]]:
+    """Return every filling of one GPU."""
+    counts = [range(1000 // size + 1) for size in sizes]
+    return [p for p in product(*counts) if sum(n * s for n, s in zip(p, sizes, strict=True)) <= 1000]
 
 
-@given(st.lists(st.tuples(st.integers(90, 999), st.floats(0, 1)), min_size=1, max_size=4, unique_by=lambda one: one[0]))
-@settings(max_examples=30)
-def test_best_pattern_fits_and_is_worth_the_optimum(items: list[tuple[int, float]]) -> None:
-    sizes, values = np.array([size for size, _ in sorted(items)]), np.array([value for _, value in sorted(items)])
-    pattern = prices._best_pattern(sizes, values)
-    assert pattern @ sizes <= prices.WHOLE
-    assert pattern @ values == pytest.approx(best_by_search(sizes.tolist(), values.tolist())[prices.WHOLE])
-
-
-@pytest.mark.parametrize("size", [250, 334, 400, 500, 700])
-def test_with_one_size_a_residual_is_worth_what_fits_of_it(size: int) -> None:
-    table = prices.residual_values(target.from_requests([(share(size), 10)]))
-    per_gpu = 1000 // size
-    expected = [round(prices.MICRO * (left // size) / per_gpu) for left in range(1001)]
-    assert table.tolist() == expected
-
-
-def test_without_shares_only_a_whole_gpu_is_worth_anything() -> None:
-    table = prices.residual_values(target.from_requests([(request.PodRequest(gpus=1), 3)]))
-    assert table[1000] == prices.MICRO and not table[:1000].any()
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from((150, 280, 300, 410, 500, 620, 900)), st.integers(1, 20)), min_size=1, max_size=4
-    )
+sizes_of_shares = st.lists(
+    st.sampled_from([130, 190, 250, 300, 400, 470, 500, 700, 810]), min_size=1, max_size=4, unique=True
 )
+
+
+@settings(max_examples=25)
+@given(sizes_of_shares.map(sorted), st.data())
+def test_the_duals_solve_the_covering_programme_over_all_patterns(sizes: list[int], data: st.DataObject) -> None:
+    """Same optimum as with every pattern written out, and no pattern is worth more than the GPU that it needs."""
+    pods = np.array(data.draw(st.lists(st.integers(0, 50), min_size=len(sizes), max_size=len(sizes))))
+    if not pods.any():
+        return
+    duals = prices._duals(np.array(sizes), pods)
+    matrix = np.array(patterns(sizes), dtype=np.float64)
+    best = optimize.linprog(np.ones(len(matrix)), A_ub=-matrix.T, b_ub=-pods, method="highs")
+    assert duals @ pods == pytest.approx(best.fun, abs=1e-6)
+    present = pods > 0
+    assert (matrix[:, present] @ duals[present]).max() <= 1 + 1e-6
+    assert (duals[present] >= -1e-9).all()
+
+
+@given(sizes_of_shares.map(sorted), st.data())
+def test_the_knapsack_is_the_best_filling_of_every_residual(sizes: list[int], data: st.DataObject) -> None:
+    values = np.array(data.draw(st.lists(st.integers(0, 9).map(float), min_size=len(sizes), max_size=len(sizes))))
+    table = prices._knapsack(np.array(sizes), values)
+    every = [(sum(n * s for n, s in zip(p, sizes, strict=True)), float(values @ p)) for p in patterns(sizes)]
+    for room in (0, 129, 130, 299, 500, 810, 999, 1000):
+        assert table[room] == pytest.approx(max(value for size, value in every if size <= room))
+
+
+def test_halves_are_worth_half_a_gpu() -> None:
+    table = prices.residual_values(target.from_requests([(share(500), 9)]))
+    assert table.tolist() == [0] * 500 + [500_000] * 500 + [1_000_000]
+
+
+def test_what_nobody_asks_for_is_worth_nothing() -> None:
+    table = prices.residual_values(target.from_requests([(whole(2), 9), (request.PodRequest(cpu_milli=1), 3)]))
+    assert table.tolist() == [0] * 1000 + [1_000_000]
+    assert prices.residual_values(target.TargetWorkload(())).tolist() == table.tolist()
+
+
+def test_a_left_over_is_worth_what_pairs_with_its_partner() -> None:
+    """700s are plenty and each leaves 300 over: a 300 takes what is there anyway, so only the 700 costs a GPU."""
+    table = prices.residual_values(target.from_requests([(share(700), 90), (share(300), 10)]))
+    assert table[699] - table[300] == 0 and table[300] < 10_000
+    assert table[700] > 990_000
+
+
 @settings(max_examples=10)
-def test_residuals_never_fall_and_a_gpu_is_a_gpu(items: list[tuple[int, int]]) -> None:
-    table = prices.residual_values(target.from_requests([(share(milli), count) for milli, count in items]))
+@given(st.dictionaries(st.sampled_from([100, 200, 330, 470, 620, 810]), st.integers(1, 60), min_size=1))
+def test_a_table_never_falls_and_never_exceeds_a_gpu(counts: dict[int, int]) -> None:
+    table = prices.residual_values(target.from_requests([(share(s), n) for s, n in counts.items()]))
     assert (np.diff(table) >= 0).all()
-    assert table[1000] == pytest.approx(prices.MICRO, rel=1e-6)
-    smallest = min(milli for milli, _ in items)
-    assert not table[:smallest].any()
+    assert table[0] == 0 and abs(int(table[1000]) - prices.MICRO) <= 1
+    assert not table[: min(counts)].any()
 
 
-def test_duals_price_requests_by_the_fewest_gpus() -> None:
-    # Twenty of 600 need a GPU each; forty of 300 fill their gaps of 400 and, by threes, ten GPUs more in part.
-    sizes, pods = np.array([300, 600]), np.array([40, 20])
-    duals = prices._duals(sizes, pods)
-    fewest = 20 + (40 - 20) / 3
-    assert pods @ duals == pytest.approx(fewest)
-    assert duals == pytest.approx([1 / 3, 2 / 3])
+def test_tables_depend_on_shares_of_the_target_and_not_on_its_size() -> None:
+    pods = [(share(810), 3), (share(190), 2), (share(470), 4)]
+    small, large = (target.from_requests([(pod, n * times) for pod, n in pods]) for times in (1, 1000))
+    assert prices.residual_values(small).tolist() == prices.residual_values(large).tolist()
+    assert prices.kappas(small).tolist() == prices.kappas(large).tolist()
+    assert prices.pressures(FLEET, small).tolist() == prices.pressures(FLEET, large).tolist()
 
 
-def test_kappas_are_quantiles_of_cpu_per_gpu() -> None:
-    wanted = target.from_requests([(request.PodRequest(gpus=1, cpu_milli=1000 * k), 1) for k in range(1, 11)])
-    # The k-th tenth of the GPUs asks k cores per GPU: a milli-CPU feeds 1000/k micro-GPU, in 1024ths.
-    expected = [round(prices.MICRO * prices.STRANDED_SCALE / (1000 * k)) for k in range(1, 9)]
-    assert prices.kappas(wanted).tolist() == expected
-    assert not len(prices.kappas(target.from_requests([(request.PodRequest(cpu_milli=5), 1)])))
-    assert not len(prices.kappas(target.from_requests([(request.PodRequest(gpus=1), 1)])))
-
-
-def two_models() -> topology.Topology:
-    built = {"a": fleets.machine("a", 4), "b": fleets.machine("b", 8, model=BIG), "c": fleets.machine("c", 0)}
-    return fleets.fleet(dict.fromkeys(built, ("b0", "r0")), built)
-
-
-def test_pressure_is_insisting_demand_over_capacity() -> None:
-    insisting = request.PodRequest(gpus=1, gpu_models=("BIG",))
-    either = request.PodRequest(gpus=1, gpu_models=("BIG", "SMALL"))
-    anything = request.PodRequest(gpus=1)
-    fleet = two_models()
-    of = {node.name: row for row, node in enumerate(fleet.nodes)}
-    pressure = prices.pressures(fleet, target.from_requests([(insisting, 1), (anything, 3)]))
-    # A quarter of the demand, of twelve GPUs, on eight: 0.25 * 12 / 8.
-    assert (pressure[of["a"]], pressure[of["b"]], pressure[of["c"]]) == (0, 375, 0)
-    shared = prices.pressures(fleet, target.from_requests([(either, 1), (anything, 1)]))
-    assert (shared[of["a"]], shared[of["b"]]) == (500, 500)
-
-
-def test_whole_machine_shares_are_of_gpu_demand() -> None:
-    pods = [(request.PodRequest(gpus=8), 1), (request.PodRequest(gpus=2), 2), (share(500), 8)]
-    assert prices.whole_machine_shares(target.from_requests(pods)) == {2: 4 * 1024 // 16, 8: 8 * 1024 // 16}
-    assert prices.whole_machine_shares(target.from_requests([(request.PodRequest(gpus=1), 2)])) == {}
-
-
-def test_cpu_only_pods_make_cpu_dearer_only_when_it_is_scarce() -> None:
-    fleet = fleets.racks(2)  # 8 GPUs, 64 cores
-    beside = request.PodRequest(gpus=1, cpu_milli=4000)
-    alone = request.PodRequest(cpu_milli=4000)
-    assert prices.cpu_burden(fleet, target.from_requests([(beside, 10), (alone, 8)])) == 1000
-    assert prices.cpu_burden(fleet, target.from_requests([(beside, 10), (alone, 10)])) == 2000
-    assert prices.cpu_burden(fleet, target.from_requests([(alone, 10)])) == 1000
-
-
-def test_prices_of_a_target_are_made_once() -> None:
-    wanted = target.from_requests([(share(300), 5), (share(700), 5)])
-    assert prices.residual_values(wanted) is prices.residual_values(wanted)
+def test_a_table_cannot_be_changed_by_its_readers() -> None:
+    table = prices.residual_values(target.from_requests([(share(250), 1)]))
     with pytest.raises(ValueError, match="read-only"):
-        prices.residual_values(wanted)[0] = 1
+        table[3] = 1
+
+
+def test_cpu_per_gpu_is_weighed_by_gpu_demand() -> None:
+    """Nine GPUs at 2 cores each, one at 10: the quantiles .1 to .8 all are 2 cores, so 1 milli-CPU feeds 500 micro-GPU."""
+    wanted = target.from_requests([(whole(1, 2000), 1), (whole(8, 16_000), 1), (whole(1, 10_000), 1)])
+    assert prices.kappas(wanted).tolist() == [1000 * 1024 // 2] * 8
+    turned = target.from_requests([(whole(1, 2000), 1), (whole(8, 80_000), 1)])
+    assert prices.kappas(turned).tolist() == [512_000] + [102_400] * 7
+
+
+def test_targets_without_cpu_or_without_gpus_strand_nothing() -> None:
+    assert prices.kappas(target.from_requests([(whole(1), 5)])).tolist() == []
+    assert prices.kappas(target.from_requests([(request.PodRequest(cpu_milli=5), 5)])).tolist() == []
+    assert prices.kappas(target.TargetWorkload(())).tolist() == []
+
+
+def test_ratios_of_zero_are_left_out_of_the_quantiles() -> None:
+    half = target.from_requests([(whole(1), 5), (whole(1, 4000), 5)])
+    assert prices.kappas(half).tolist() == [256_000] * 3  # at .6, .7 and .8
+
+
+def test_cpu_is_dearer_only_where_the_target_asks_for_more_than_the_fleet_has() -> None:
+    """The fleet has ten cores per GPU. GPU pods ask for eight; CPU-only pods bring that to nine, ten and twelve."""
+    found = [
+        prices.cpu_burden(FLEET, target.from_requests([(whole(1, 8000), 10), (request.PodRequest(cpu_milli=1000), n)]))
+        for n in (0, 10, 15, 20, 40)
+    ]
+    assert found == [1000, 1000, 1000, 1250, 1500]
+    between = target.from_requests([(whole(1, 8000), 100), (request.PodRequest(cpu_milli=1000), 175)])
+    assert prices.cpu_burden(FLEET, between) == 1000 + 500 * 218 // 1000  # 975 per mille is half way up
+    assert prices.cpu_burden(FLEET, target.from_requests([(request.PodRequest(cpu_milli=1000), 9)])) == 1000
+    dear = target.from_requests([(whole(1, 8000), 10), (request.PodRequest(cpu_milli=1000), 20)])
+    assert (prices.compile_prices(FLEET, dear).kappa == prices.kappas(dear) * 1000 // 1250).all()
+
+
+def test_pressure_is_the_demand_that_insists_over_the_capacity() -> None:
+    """A quarter of the demand insists on T4, a third of the fleet: 12/4 x 1/4. A free choice of both models adds evenly."""
+    wanted = target.from_requests([(whole(1, 0, "T4"), 1), (whole(1), 3)])
+    assert prices.pressures(FLEET, wanted).tolist() == [0, 750]
+    both = target.from_requests([(whole(1, 0, "P4", "T4"), 1), (share(1), 0), (whole(1), 1)])
+    assert prices.pressures(FLEET, both).tolist() == [500, 500]
+    assert prices.pressures(FLEET, target.from_requests([(whole(1, 0, "H100"), 1)])).tolist() == [0, 0]
+    assert prices.pressures(FLEET, target.TargetWorkload(())).tolist() == [0, 0]
+
+
+def test_machines_without_gpus_are_under_no_pressure() -> None:
+    fleet = states.fleet([states.machine("a", 0), states.machine("b", 2)])
+    assert prices.pressures(fleet, target.from_requests([(whole(1, 0, "P4"), 1)])).tolist() == [0, 1000]
+
+
+def test_whole_machines_are_counted_by_gpu_demand() -> None:
+    wanted = target.from_requests([(whole(8), 1), (whole(4), 1), (whole(2), 1), (whole(1), 1), (share(500), 2)])
+    assert prices.whole_machine_shares(wanted) == {2: 2 * 1024 // 16, 4: 4 * 1024 // 16, 8: 8 * 1024 // 16}
+    assert prices.whole_machine_shares(target.TargetWorkload(())) == {}
+
+
+def test_rules_without_weights_get_tables_of_nothing() -> None:
+    wanted = target.from_requests([(share(500, 4000), 3), (whole(1, 4000, "T4"), 3)])
+    made = states.compiled("fgd", FLEET, wanted).tables.prices
+    assert not made.residual.any() and not made.pressure.any() and not len(made.kappa) and not made.whole
+    assert states.tables_of(FLEET, wanted).prices.residual.any()
