@@ -29,7 +29,7 @@ class Fragmentation:
     cpu, milli, gpus, count : ndarray of int64, shape (M,)
         Request of every target item and its pods. MIG items are left out: they have no milli-shares.
     access : ndarray of bool, shape (M, N)
-        Whether the item may run on the node's GPU model.
+        Whether the item can use the node's GPUs: it takes GPUs, and of this model.
     total : int
         Pods of all items: values are in milli-GPU times this number.
     """
@@ -50,20 +50,43 @@ class Fragmentation:
         cpu_free, nodes : ndarray of int64, shape (n,)
             Node numbers say which target items may run there.
         """
-        values = np.zeros(len(nodes), dtype=np.int64)
         step = max(1, CHUNK // max(1, len(self.cpu) * gpu_free.shape[1]))
+        if len(nodes) <= step:
+            return self._of(gpu_free, cpu_free, nodes)
+        values = np.zeros(len(nodes), dtype=np.int64)
         for low in range(0, len(nodes), step):
             part = slice(low, low + step)
             values[part] = self._of(gpu_free[part], cpu_free[part], nodes[part])
         return values
 
+    def growth(self, gpu_free: Ints, cpu_free: Ints, gpu_after: Ints, cpu_after: Ints, nodes: Ints) -> Ints:
+        """Return how much the fragmentation of nodes grows in each of some ways to change them.
+
+        Parameters
+        ----------
+        gpu_free : ndarray of int64, shape (n, G)
+        gpu_after : ndarray of int64, shape (n, W, G)
+            The GPUs after each of W ways.
+        cpu_free, cpu_after, nodes : ndarray of int64, shape (n,)
+
+        Returns
+        -------
+        ndarray of int64, shape (n, W)
+        """
+        ways = gpu_after.shape[1] + 1
+        states = np.concatenate([gpu_after, gpu_free[:, None, :]], axis=1).reshape(-1, gpu_free.shape[1])
+        cpu = np.repeat(cpu_after, ways)
+        cpu[ways - 1 :: ways] = cpu_free
+        found = self.of(states, cpu, np.repeat(nodes, ways)).reshape(-1, ways)
+        return found[:, :-1] - found[:, -1:]
+
     def _of(self, gpu_free: Ints, cpu_free: Ints, nodes: Ints) -> Ints:
-        free = gpu_free.sum(axis=1)
-        enough = gpu_free[None, :, :] >= self.milli[:, None, None]
-        slivers = np.where(enough, 0, gpu_free[None, :, :]).sum(axis=2)
-        fits = self.access[:, nodes] & (enough.sum(axis=2) >= self.gpus[:, None])
-        fits &= (self.cpu[:, None] <= cpu_free[None, :]) & (self.gpus > 0)[:, None]
-        return np.asarray((self.count[:, None] * np.where(fits, slivers, free[None, :])).sum(axis=0))
+        enough = gpu_free >= self.milli[:, None, None]
+        slivers = (gpu_free * ~enough).sum(axis=2)
+        fits = enough.sum(axis=2) >= self.gpus[:, None]
+        fits &= self.access[:, nodes] & (self.cpu[:, None] <= cpu_free)
+        wasted = np.where(fits, slivers, gpu_free.sum(axis=1))
+        return np.asarray(self.count @ wasted)
 
 
 def compile_fragmentation(fleet: topology.Topology, wanted: target.TargetWorkload) -> Fragmentation:
@@ -74,7 +97,7 @@ def compile_fragmentation(fleet: topology.Topology, wanted: target.TargetWorkloa
             counts[item.pod] = counts.get(item.pod, 0) + item.count
     pods = sorted(counts)
     models = np.array([m.gpus[0].model.name if m.gpus else "" for m in fleet.nodes])
-    access = [np.isin(models, p.gpu_models) if p.gpu_models else np.ones(len(models), np.bool_) for p in pods]
+    access = [np.isin(models, p.gpu_models) if p.gpu_models else np.full(len(models), p.gpus > 0) for p in pods]
     return Fragmentation(
         cpu=np.array([p.cpu_milli for p in pods], dtype=np.int64),
         milli=np.array([p.gpu_milli if p.gpus else 0 for p in pods], dtype=np.int64),

@@ -98,9 +98,12 @@ def opening_price(weight: int, share: int, free: int, untouched_milli: int) -> i
     return int(weight * (scarcity**4 * MICRO >> 40))
 
 
-def _fragmentation(t: tables.Tables, after: Ints, before: Ints) -> Ints:
-    """Return the weighted growth of fragmentation, nano-GPU."""
-    return np.asarray(t.weights["fragmentation"] * (1000 * (after - before) // max(1, t.whole.total)))
+def _fragmentation(t: tables.Tables, free: Ints, cpu: Ints, after: Ints, w: demand.Demand, nodes: Ints) -> Ints:
+    """Return the weighted growth of fragmentation for each way in which the pod changes the GPUs, nano-GPU, (n, W)."""
+    if not t.weights["fragmentation"]:
+        return np.zeros(after.shape[:2], dtype=np.int64)
+    growth = t.whole.growth(free, cpu, after, cpu - w.cpu_milli, nodes)
+    return np.asarray(t.weights["fragmentation"] * (1000 * growth // max(1, t.whole.total)))
 
 
 def _shortfall(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints) -> Ints:
@@ -116,10 +119,8 @@ def _whole(t: tables.Tables, s: state.Snapshot, w: demand.Demand, free: Ints, cp
     value = t.prices.residual
     cost = np.full(len(nodes), t.weights["value"] * w.gpus * int(value[state.FULL] - value[0]), dtype=np.int64)
     cost += t.weights["bandwidth"] * 1000 * w.gpus * _shortfall(t, s, w, nodes)
-    if t.weights["fragmentation"]:
-        after = t.whole.of(fragmentation.states_after(free, state.FULL, w.gpus), cpu - w.cpu_milli, nodes)
-        cost += _fragmentation(t, after, t.whole.of(free, cpu, nodes))
-    return cost
+    after = fragmentation.states_after(free, state.FULL, w.gpus)[:, None]
+    return np.asarray(cost + _fragmentation(t, free, cpu, after, w, nodes)[:, 0])
 
 
 def _share(
@@ -130,10 +131,7 @@ def _share(
     left = np.maximum(free - w.gpu_milli, 0)
     value = t.prices.residual
     per_gpu = t.weights["value"] * (value[free] - value[left]) + t.weights["gpu_left"] * 1000 * left
-    if t.weights["fragmentation"]:
-        states = fragmentation.states_after_share(free, w.gpu_milli).reshape(-1, width)
-        after = t.whole.of(states, np.repeat(cpu - w.cpu_milli, width), np.repeat(nodes, width)).reshape(-1, width)
-        per_gpu = per_gpu + _fragmentation(t, after, t.whole.of(free, cpu, nodes)[:, None])
+    per_gpu += _fragmentation(t, free, cpu, fragmentation.states_after_share(free, w.gpu_milli), w, nodes)
     enough = feasible.usable(w, nodes, width) & (free >= w.gpu_milli)
     per_gpu = np.where(enough, per_gpu, np.iinfo(np.int64).max // 4)
     gpu = per_gpu.argmin(axis=1)
@@ -146,10 +144,7 @@ def _cpu_only(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints
     total, cpu = free.sum(axis=1), s.cpu_free[nodes]
     cost = t.weights["stranded"] * (stranded(t, cpu - w.cpu_milli, total) - stranded(t, cpu, total))
     cost += t.weights["left_cpu"] * 125 * total
-    if t.weights["fragmentation"]:
-        after = t.whole.of(free, cpu - w.cpu_milli, nodes)
-        cost += _fragmentation(t, after, t.whole.of(free, cpu, nodes))
-    return np.asarray(cost)
+    return np.asarray(cost + _fragmentation(t, free, cpu, free[:, None], w, nodes)[:, 0])
 
 
 def _partition(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints) -> Ints:

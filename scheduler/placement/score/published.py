@@ -79,17 +79,15 @@ def packing(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints) 
 
 def fgd(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints) -> Costs:
     """Least growth of fragmentation, on the published scale of 0..99."""
-    frag, free = t.popular, s.gpu_free[nodes].astype(np.int64)
-    cpu = s.cpu_free[nodes]
-    before = frag.of(free, cpu, nodes)
+    free, cpu = s.gpu_free[nodes].astype(np.int64), s.cpu_free[nodes]
     if w.kind is not request.RequestKind.SHARE:
-        after = frag.of(fragmentation.states_after(free, state.FULL, w.gpus), cpu - w.cpu_milli, nodes)
-        return -t.sigmoid(before - after), np.full(len(nodes), -1, dtype=np.int8)
-    width = free.shape[1]
-    states = fragmentation.states_after_share(free, w.gpu_milli).reshape(-1, width)
-    after = frag.of(states, np.repeat(cpu - w.cpu_milli, width), np.repeat(nodes, width)).reshape(-1, width)
-    enough = feasible.usable(w, nodes, width) & (free >= w.gpu_milli)
-    score = np.where(enough, t.sigmoid(before[:, None] - after), -1)
+        after = fragmentation.states_after(free, state.FULL, w.gpus)[:, None]
+        growth = t.popular.growth(free, cpu, after, cpu - w.cpu_milli, nodes)[:, 0]
+        return -t.sigmoid(-growth), np.full(len(nodes), -1, dtype=np.int8)
+    after = fragmentation.states_after_share(free, w.gpu_milli)
+    growth = t.popular.growth(free, cpu, after, cpu - w.cpu_milli, nodes)
+    enough = feasible.usable(w, nodes, free.shape[1]) & (free >= w.gpu_milli)
+    score = np.where(enough, t.sigmoid(-growth), -1)
     gpu = score.argmax(axis=1)
     return -score[np.arange(len(nodes)), gpu], gpu.astype(np.int8)
 
