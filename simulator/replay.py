@@ -195,7 +195,7 @@ class Replay:
         """Tell whether a gang would start in the empty fleet, everything repaired. Asked when nothing runs."""
         if self.machine.ledger.refusal(entry.gang) is not None:
             return False
-        key = entry.gang.roles, entry.gang.constraint, entry.gang.min_member
+        key = entry.shape.key
         if key not in self._hopeless:
             empty = state.empty(self.scored.topology)
             answer = engine.place(empty, entry.gang, self.scored, self.tiers)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scheduler.model import gang as gangs
 from scheduler.placement import bandwidth, engine, placement, scoring
-from scheduler.snapshot import state
+from scheduler.snapshot import bulk, state
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,15 +50,17 @@ def shadow(
     """
     ends = sorted((one for one in running if one[0] < math.inf), key=lambda one: one[0])
     low, high = 0, len(ends)
+    before_low, with_high = snapshot.copy(), None
     while low < high:
         middle = (low + high) // 2
-        if engine.fits(_released(snapshot, ends[: middle + 1]), head, scored, tiers):
-            high = middle
+        trial = _released(before_low, ends[low : middle + 1])
+        if engine.fits(trial, head, scored, tiers):
+            high, with_high = middle, trial
         else:
-            low = middle + 1
-    if low == len(ends):
-        return Shadow(head, math.inf, _released(snapshot, ends))
-    return Shadow(head, ends[low][0], _released(snapshot, ends[: low + 1]))
+            low, before_low = middle + 1, trial
+    if with_high is None:
+        return Shadow(head, math.inf, before_low)
+    return Shadow(head, ends[high][0], with_high)
 
 
 def harmless(
@@ -79,7 +81,5 @@ def harmless(
 def _released(snapshot: state.Snapshot, ends: Sequence[tuple[float, Sequence[state.Grant]]]) -> state.Snapshot:
     """Return a copy in which these gangs are gone."""
     later = snapshot.copy()
-    for _, grants in ends:
-        for grant in grants:
-            later.release(grant)
+    bulk.release_all(later, [grant for _, grants in ends for grant in grants])
     return later

@@ -361,10 +361,12 @@ class Machine:
 
     def _held_back(self, entry: queues.Waiting) -> bool:
         """Tell whether the tenant's quota holds the gang back, and say so once."""
-        refused = self.ledger.refusal(entry.gang)
+        if self.ledger.allows(entry.gang):
+            return False
+        refused = self.ledger.refusal(entry.gang) if entry.said is not reasons.Reason.QUOTA else None
         if refused is not None:
             self._say(entry, refused)
-        return refused is not None
+        return True
 
     def _try(self, entry: queues.Waiting, now: float) -> bool:
         """Start a gang if it fits; otherwise block its shape, or drop it when it never will."""

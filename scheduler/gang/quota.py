@@ -35,8 +35,8 @@ class Ledger:
         """Add (+1) or take off (-1) what a gang holds."""
         self.used[gang.tenant] = self.used.get(gang.tenant, 0) + sign * gpu_milli(gang)
 
-    def refusal(self, gang: gangs.Gang) -> reasons.Rejection | None:
-        """Say why a gang may not start, None when it may.
+    def allows(self, gang: gangs.Gang) -> bool:
+        """Tell whether a gang may start.
 
         Notes
         -----
@@ -44,28 +44,40 @@ class Ledger:
         within the sum of the nominal quotas.
         """
         if not self.quotas:
-            return None
-        quota = self.quotas.get(gang.tenant, config.Quota(gang.tenant, 0))
-        need = gpu_milli(gang)
+            return True
+        need, quota = gpu_milli(gang), self._quota(gang.tenant)
         after = self.used.get(gang.tenant, 0) + need
-        if after <= quota.nominal * WHOLE or not need:
+        return after <= quota.nominal * WHOLE or not need or self._excess(quota, after, need) <= 0
+
+    def refusal(self, gang: gangs.Gang) -> reasons.Rejection | None:
+        """Say why a gang may not start, None when it may."""
+        if self.allows(gang):
             return None
+        need, quota = gpu_milli(gang), self._quota(gang.tenant)
+        used = self.used.get(gang.tenant, 0)
         ceiling = (quota.nominal + quota.borrow) * WHOLE
-        pool = sum(q.nominal for q in self.quotas.values()) * WHOLE
-        over = max(after - ceiling, sum(self.used.values()) + need - pool)
-        if over <= 0:
-            return None
-        where = "its quota" if after > ceiling else "what other tenants leave idle"
+        where = "its quota" if used + need > ceiling else "what other tenants leave idle"
         return reasons.Rejection(
             gang.name,
             reasons.Reason.QUOTA,
             nearest=f"tenant {gang.tenant}",
-            missing=-(-over // WHOLE),
+            missing=-(-self._excess(quota, used + need, need) // WHOLE),
             resource="GPUs",
-            permanent=need > min(ceiling, pool),
-            detail=f"uses {self.used.get(gang.tenant, 0) / WHOLE:g} of {quota.nominal}+{quota.borrow} GPUs; "
-            f"{need / WHOLE:g} more exceed {where}",
+            permanent=need > min(ceiling, self._pool()),
+            detail=f"uses {used / WHOLE:g} of {quota.nominal}+{quota.borrow} GPUs; {need / WHOLE:g} more exceed {where}",
         )
+
+    def _quota(self, tenant: str) -> config.Quota:
+        return self.quotas.get(tenant) or config.Quota(tenant, 0)
+
+    def _pool(self) -> int:
+        """Return the GPU milli that all tenants together may hold."""
+        return sum(quota.nominal for quota in self.quotas.values()) * WHOLE
+
+    def _excess(self, quota: config.Quota, after: int, need: int) -> int:
+        """Return by how much a tenant that then holds `after` exceeds its ceiling, or all tenants the pool."""
+        ceiling = (quota.nominal + quota.borrow) * WHOLE
+        return max(after - ceiling, sum(self.used.values()) + need - self._pool())
 
     def entitled(self, gang: gangs.Gang) -> bool:
         """Tell whether the gang stays within its tenant's nominal quota, so that it may reclaim."""
@@ -83,7 +95,7 @@ class Ledger:
         left = dict(self.used)
         found = []
         for gang in running:
-            quota = self.quotas.get(gang.tenant, config.Quota(gang.tenant, 0))
+            quota = self._quota(gang.tenant)
             if left.get(gang.tenant, 0) > quota.nominal * WHOLE:
                 left[gang.tenant] -= gpu_milli(gang)
                 found.append(gang)
