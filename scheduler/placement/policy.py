@@ -37,7 +37,7 @@ POD_WEIGHTS: dict[PodRule, dict[str, int]] = {
         "open": 75,
         "value": 5000,
         "gpu_left": 150,
-        "pressure": 400,
+        "pressure": 500,
         "left_cpu": 60,
         "bandwidth": 400,
         "scarcity": 500,
