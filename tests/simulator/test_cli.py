@@ -113,6 +113,7 @@ def test_replay_writes_report_jobs_series_and_log(files: Path) -> None:
     assert [p.name for p in files.joinpath("deep").iterdir()] == ["out"], "temporary folders are left"
 
 
+@pytest.mark.slow
 def test_replay_is_byte_identical_across_processes_and_hash_seeds(files: Path) -> None:
     outs = []
     for seed in ("0", "1"):
@@ -218,6 +219,7 @@ def test_results_replace_older_results_but_nothing_else(files: Path) -> None:
     assert pl.read_parquet(out / "jobs.parquet").height == 5
 
 
+@pytest.mark.slow
 def test_interrupt_leaves_a_valid_partial_result_that_says_so(files: Path) -> None:
     out = files / "out"
     command = [
@@ -284,6 +286,7 @@ def test_compare_pairs_the_seeds_and_names_the_first_divergent_decision(files: P
     }
 
 
+@pytest.mark.slow
 def test_compiled_code_decides_as_the_engine(files: Path) -> None:
     measures = []
     for backend in ("numpy", "compiled"):

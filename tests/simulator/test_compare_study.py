@@ -33,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_study_runs_every_policy_on_every_workload_and_seed(folder: Path) -> None:
     chosen = [policies.load(name) for name in ("fgd", "muster")]
     made = study.run(folder, chosen, range(42, 45))
@@ -75,6 +76,7 @@ def test_a_malformed_published_table_names_line_and_field(
     assert all(word in str(caught.value) for word in ("published.csv", *words))
 
 
+@pytest.mark.slow
 def test_openb_table_prints_figures_deviations_and_refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["openb-table", str(folder), "--seeds", "2", "--published", str(folder / "published.csv")]
     assert cli.main(arguments) == 0
