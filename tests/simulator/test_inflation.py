@@ -287,10 +287,8 @@ def test_fgd_and_best_fit_reproduce_the_published_default(traces: Path, gpu_node
 @pytest.mark.parametrize("name", list(published.POLICIES.values()))
 def test_every_published_policy_is_reproduced_on_every_workload(traces: Path, name: str) -> None:
     table = published.read(traces / "openb" / "published" / "unallocated_gpu_percent.csv")
-    made = None
-    for made, _ in study.run(traces / "openb", [policies.load(name)], inflation.seeds(10)):
-        pass
-    assert made is not None and len(made.workloads) == 9
+    made = study.run(traces / "openb", [policies.load(name)], inflation.seeds(10))
+    assert len(made.workloads) == 9
     for load in study.LOADS:
         gap, where = published.largest_deviation(study.samples(made), table, name, load)
         assert abs(gap) <= published.TOLERANCE[name], f"{where} at {load} %"
