@@ -171,5 +171,22 @@ def jobs(draw: st.DrawFn, most: int = 14) -> list[Job]:
     return found
 
 
+@st.composite
+def crowds(draw: st.DrawFn) -> list[Job]:
+    """Draw jobs that all come early and want much, so that most have to wait."""
+    sizes = st.tuples(
+        st.integers(1, 12), st.sampled_from((1, 1, 2)), st.sampled_from((1, 2, 2, 3, 4)), st.integers(0, 4)
+    )
+    drawn = draw(st.lists(sizes, min_size=5, max_size=12))
+    submits = sorted(at for *_, at in drawn)
+    return [
+        Job(f"j{index:02d}", float(at), float(duration), pods, gpus)
+        for index, (at, (duration, pods, gpus, _)) in enumerate(zip(submits, drawn, strict=True))
+    ]
+
+
+CROWDED = st.sampled_from(([[4]], [[4, 4]], [[4], [2, 3]], [[4, 2, 4]]))
+"""Fleets on which a crowd has to wait."""
+
 FLEETS = st.lists(st.lists(st.sampled_from((0, 1, 2, 4, 4)), min_size=1, max_size=3), min_size=1, max_size=3)
 MODES = st.sampled_from(("fifo", "skip", "easy"))

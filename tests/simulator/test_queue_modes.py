@@ -15,8 +15,8 @@ from scheduler.gang import events as gang_events
 from tests.simulator import small
 
 
-@settings(max_examples=40)
-@given(small.jobs(), small.FLEETS)
+@settings(max_examples=60)
+@given(small.jobs() | small.crowds(), small.FLEETS | small.CROWDED)
 def test_nobody_overtakes_in_fifo(jobs: list[small.Job], sizes: list[list[int]]) -> None:
     """Of two jobs of one priority the later one never starts first; only jobs that can never run do not start."""
     made = small.run(jobs, small.scored(small.racks(sizes)), "fifo")
@@ -28,14 +28,14 @@ def test_nobody_overtakes_in_fifo(jobs: list[small.Job], sizes: list[list[int]])
 
 
 @settings(max_examples=30)
-@given(small.jobs(), small.FLEETS)
+@given(small.jobs() | small.crowds(), small.FLEETS | small.CROWDED)
 def test_which_jobs_run_at_all_does_not_depend_on_the_mode(jobs: list[small.Job], sizes: list[list[int]]) -> None:
     found = [small.run(jobs, small.scored(small.racks(sizes)), mode).rejected() for mode in ("fifo", "skip", "easy")]
     assert found[0] == found[1] == found[2]
 
 
-@settings(max_examples=30)
-@given(small.jobs(), small.FLEETS, small.MODES)
+@settings(max_examples=60)
+@given(small.jobs() | small.crowds(), small.FLEETS | small.CROWDED, small.MODES)
 def test_gpu_seconds_are_the_integral_of_what_is_held(
     jobs: list[small.Job], sizes: list[list[int]], mode: config.Mode
 ) -> None:
@@ -85,13 +85,10 @@ def watched(patch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
     return promises
 
 
-@settings(max_examples=60)
-@given(small.jobs(), small.FLEETS)
+@settings(max_examples=100)
+@given(small.crowds(), small.CROWDED)
 def test_easy_never_delays_the_head(jobs: list[small.Job], sizes: list[list[int]]) -> None:
     """A promise to the head never moves back, and with true run times it is kept."""
-    jobs = [one for one in jobs if not one.priority]
-    if not jobs:
-        return
     with pytest.MonkeyPatch.context() as patch:
         promises = watched(patch)
         made = small.run(jobs, small.scored(small.racks(sizes)), "easy")
@@ -115,6 +112,19 @@ def test_easy_fills_the_hole_that_fifo_leaves(short: float) -> None:
     easy, fifo = (small.run(jobs, small.scored(fleet), mode).starts() for mode in ("easy", "fifo"))
     assert (easy["short"][0], easy["wide"][0], easy["long"][0]) == (2.0, 10.0, 15.0)
     assert (fifo["wide"][0], fifo["short"][0], fifo["long"][0]) == (10.0, 15.0, 15.0)
+
+
+def test_two_that_are_harmless_alone_are_not_so_together() -> None:
+    """Five of eight GPUs are promised from 10 s on; three are left over, and not twice."""
+    jobs = [
+        small.Job("a", 0.0, 10.0, gpus=4),
+        small.Job("b", 0.0, 5.0, gpus=4),
+        small.Job("head", 1.0, 5.0, gpus=5),
+        small.Job("x", 2.0, 90.0, gpus=2),
+        small.Job("y", 3.0, 90.0, gpus=2),
+    ]
+    starts = small.run(jobs, small.scored(small.racks([[8]])), "easy").starts()
+    assert (starts["x"][0], starts["head"][0], starts["y"][0]) == (5.0, 10.0, 15.0)
 
 
 SCRIPT = """
