@@ -79,6 +79,18 @@ def test_a_rack_fails_as_one() -> None:
     assert found.jobs.end_s.tolist() == [140]
 
 
+def test_a_rack_that_fails_by_chance_fails_as_one() -> None:
+    jobs = runs.trace([0], [100], (runs.shape(gpus=4),))
+    driven = runs.made(jobs, fleets.racks(3, 1), broken=faults.Faults(domain_mtbf_s=1e9, repair_s=50))
+    racks = (driven._breakage.next(0.0) for _ in range(100))
+    (_, down), (_, up) = next(both for both in racks if len(both[0][1].events) == 2 * 3)
+    driven._schedule(40, faults.Happening(down.events))
+    driven._schedule(60, up)
+    found = driven.run()
+    assert found.jobs.starts.tolist() == [2] and found.jobs.end_s.tolist() == [140]
+    assert driven.machine.snapshot.up.all()
+
+
 def test_nothing_new_after_the_notice_and_everything_back_after_the_window() -> None:
     jobs = runs.trace([0, 10, 35], [30, 5, 1], (runs.shape(gpus=4),))
     found = runs.made(jobs, fleets.racks(1), broken=broken(outage("n00", 40, 10, notice=35)))
