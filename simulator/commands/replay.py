@@ -85,6 +85,7 @@ def summary(run: scenario.Run) -> list[sheet.Sheet]:
         runsheets.headline(run),
         runsheets.waits_by_size(run.outcome),
         runsheets.waits_by_tenant(run.outcome),
+        runsheets.waits_by_type(run.outcome),
         runsheets.gang_sheet([run]),
         runsheets.bandwidth_by_size(run.outcome),
         runsheets.reasons_sheet(run),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator import outcome, scenario
+from simulator import metrics, outcome, scenario
 from simulator.report import plots
 from simulator.trace import job
 
@@ -85,6 +85,8 @@ def measures(found: outcome.Outcome) -> dict[str, float]:
         "bounded slowdown, mean": float(slowdown.mean()) if len(slowdown) else 0.0,
         "makespan (s)": found.end_s - float(found.trace.submit_s[0]) if len(found.trace) else 0.0,
         "utilisation (%)": 100 * utilisation(found),
+        "goodput (%)": 100 * np.nan_to_num(metrics.goodput(found)).item(),
+        "effective training time (%)": 100 * np.nan_to_num(metrics.effective_ratio(found)).item(),
         "fragmentation (% of GPUs)": 100 * fragmentation(found),
         "bandwidth (% of the best)": 100 * share_of_best(found, ring),
         "jobs refused": float((jobs.state == outcome.State.REJECTED).sum()),
@@ -93,7 +95,7 @@ def measures(found: outcome.Outcome) -> dict[str, float]:
     }
 
 
-HIGHER = frozenset({"utilisation (%)", "bandwidth (% of the best)"})
+HIGHER = frozenset({"utilisation (%)", "goodput (%)", "effective training time (%)", "bandwidth (% of the best)"})
 
 
 def utilisation(found: outcome.Outcome) -> float:

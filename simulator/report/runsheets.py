@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulator import outcome, scenario
+from simulator import metrics, outcome, scenario
 from simulator.report import figures, sheet, units, words
 
 SHOWN = 10
@@ -23,6 +23,7 @@ def headline(run: scenario.Run) -> sheet.Sheet:
         ("wait", f"{waits}, mean {units.duration(measures['wait, mean (s)'])}"),
         ("bounded slowdown, mean", f"{measures['bounded slowdown, mean']:.2f}"),
         ("utilisation while jobs arrive", f"{measures['utilisation (%)']:.1f} %"),
+        ("goodput", f"{measures['goodput (%)']:.1f} % of GPU time in service was useful work, to the end"),
         ("fragmentation", f"{measures['fragmentation (% of GPUs)']:.1f} % of GPUs free but unusable"),
         ("predicted bandwidth", f"{measures['bandwidth (% of the best)']:.1f} % of the best possible"),
         ("makespan", units.duration(measures["makespan (s)"])),
@@ -30,6 +31,9 @@ def headline(run: scenario.Run) -> sheet.Sheet:
     if found.evictions:
         causes = ", ".join(f"{units.count(n)} {name}" for name, n in found.evictions.items())
         rows.append(("evictions", f"{causes}; {measures['GPU-hours lost']:,.1f} GPU-hours lost"))
+        rows.append(
+            ("effective training time", f"{measures['effective training time (%)']:.1f} % since the first starts")
+        )
     fleet = f"{units.count(len(found.topology.nodes))} nodes, {units.count(found.topology.total_gpus)} GPUs"
     return sheet.sheet(f"{found.trace.name} on {fleet}, policy {found.policy}", "<figure|<value", rows)
 
@@ -51,6 +55,15 @@ def waits_by_tenant(found: outcome.Outcome) -> sheet.Sheet:
     groups = [(found.trace.tenants[t], there & (found.trace.tenant == t)) for t in order[: 2 * SHOWN]]
     note = f"The {2 * SHOWN} largest of {len(order)} tenants." if len(order) > 2 * SHOWN else ""
     return _waits("Wait by tenant", "<tenant", found, groups, note) if len(order) > 1 else _none("Wait by tenant")
+
+
+def waits_by_type(found: outcome.Outcome) -> sheet.Sheet:
+    """Return wait percentiles by the GPU type that jobs ask for."""
+    there = figures.submitted(found)
+    groups = [(name, there & rows) for name, rows in metrics.by_type(found.trace).items() if (there & rows).any()]
+    note = f"The {2 * SHOWN} most frequent of {len(groups)} types." if len(groups) > 2 * SHOWN else ""
+    title = "Wait by GPU type asked for"
+    return _waits(title, "<type", found, groups[: 2 * SHOWN], note) if len(groups) > 1 else _none(title)
 
 
 def _size_label(low: int, high: int) -> str:

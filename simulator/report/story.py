@@ -123,6 +123,7 @@ def _waiting(runs: Sequence[scenario.Run]) -> tuple[page.Block, ...]:
         own = [
             runsheets.waits_by_size(run.outcome),
             runsheets.waits_by_tenant(run.outcome),
+            runsheets.waits_by_type(run.outcome),
             runsheets.reasons_sheet(run),
             runsheets.longest_sheet(run),
             runsheets.blocked_sheet(run),
