@@ -252,8 +252,11 @@ def _segments(fleet: topology.Topology, model: _Model, role: gang.Role, on_node:
 
 
 def _spread(fleet: topology.Topology, model: _Model, role: gang.Role, on_node: dict[int, int]) -> None:
-    """Limit the role's pods in each domain of the spread's level."""
+    """Limit the role's pods in each domain of the spread's level; a node without such a domain takes none."""
     if not role.spread:
         return
+    inside: set[int] = set()
     for nodes in _members(fleet, role.spread.level).values():
+        inside.update(nodes)
         model.limit({on_node[n]: 1.0 for n in nodes if n in on_node}, -np.inf, float(role.spread.max_pods))
+    model.limit({c: 1.0 for n, c in on_node.items() if n not in inside}, 0, 0)
