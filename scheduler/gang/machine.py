@@ -117,7 +117,9 @@ class Machine:
         shape = entry.shape
         if shape.refusal is not None and shape.asked != self.snapshot.version:
             answer = engine.place(self.snapshot, entry.gang, self.scoring, self.tiers)
-            if isinstance(answer, reasons.Rejection):
+            if isinstance(answer, placement.Placement):
+                shape.refusal = None  # it would fit by now: only its place in the queue holds it back
+            else:
                 self._block(shape, answer)
         return shape.refusal
 
