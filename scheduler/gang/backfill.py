@@ -63,18 +63,27 @@ def shadow(
     return Shadow(head, ends[high][0], with_high)
 
 
-def harmless(
-    ahead: Shadow, found: placement.Placement, end: float, scored: scoring.Scoring, tiers: bandwidth.Tiers
-) -> bool:
-    """Tell whether starting `found` now leaves the head's start where it is.
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """What the engine found for the gangs of one shape, in one pass behind one head.
 
-    Either it ends by then, or the head fits beside it at that time.
+    Attributes
+    ----------
+    version : int
+        Of the snapshot for which it was found; any start makes it void.
+    harmless : bool or None
+        Whether the head could start at its time even if the gang has not ended by then; None before that was asked.
     """
-    if end <= ahead.time:
-        return True
+
+    version: int
+    placement: placement.Placement
+    harmless: bool | None = None
+
+
+def beside(ahead: Shadow, found: placement.Placement, scored: scoring.Scoring, tiers: bandwidth.Tiers) -> bool:
+    """Tell whether the head fits at its time beside `found`."""
     trial = ahead.at_start.copy()
-    for grant in found.grants:
-        trial.take(grant)
+    bulk.take_all(trial, found.grants)
     return engine.fits(trial, ahead.head, scored, tiers)
 
 

@@ -6,6 +6,7 @@ same object; races, lost acknowledgements and restarts are orders of events.
 """
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from scheduler.model import gang as gangs
 from scheduler.model import reasons
 from scheduler.placement import bandwidth, clearing, engine, placement, preempt
 from scheduler.placement import scoring as scorings
-from scheduler.snapshot import state
+from scheduler.snapshot import bulk, state
 
 RETRY_S = 1.0
 """Rest of a gang whose binding failed, doubled with each failure up to `RETRY_MAX_S`, as kube-scheduler's back-off."""
@@ -231,7 +232,7 @@ class Machine:
 
     def _mark_down(self, node: str, why: str, now: float) -> bool:
         row = self.scoring.topology.row.get(node)
-        if row is None:
+        if row is None or why in self._down.get(node, ()):
             return False
         if why == "failed":
             self._evict_from(row, effects.Eviction.NODE_FAILED, now)
@@ -335,19 +336,10 @@ class Machine:
 
     def _serve_in_order(self, now: float, may_evict: bool) -> bool:
         """Look at the waiting gangs one by one, as the mode allows; tell whether any gang was evicted."""
-        head: queues.Waiting | None = None
-        ahead: backfill.Shadow | None = None
-        looked, evicted = 0, False
+        evicted = False
         asked: set[tuple[int, int, str]] = set()
-        for entry in self.queue.in_order():
-            if entry.gone or self._held_back(entry):
-                continue
-            if head is not None:
-                looked += 1
-                if looked > self.config.easy_depth:
-                    return evicted
-                ahead = self._try_behind(entry, head, ahead, now)
-                continue
+        queued = (entry for entry in self.queue.in_order() if not (entry.gone or self._held_back(entry)))
+        for entry in queued:
             if self._try(entry, now):
                 continue
             same = id(entry.shape), entry.gang.priority, entry.gang.tenant
@@ -355,11 +347,31 @@ class Machine:
                 evicted = True
             elif not entry.gone:
                 asked.add(same)
-                if self.config.mode == "fifo":
-                    return evicted
                 if self.config.mode == "easy":
-                    head = entry
+                    self._serve_behind(entry.gang, queued, now)
+                if self.config.mode != "skip":
+                    return evicted
         return evicted
+
+    def _serve_behind(self, head: gangs.Gang, queued: Iterator[queues.Waiting], now: float) -> None:
+        """Start gangs behind the head for which it does not start later.
+
+        The head's reservation is made when the first gang that fits asks for it: mostly none does.
+        """
+        ahead: backfill.Shadow | None = None
+        known: dict[int, backfill.Candidate] = {}
+        for entry in itertools.islice(queued, self.config.easy_depth):
+            found = self._candidate(entry, known)
+            if found is None:
+                continue
+            ahead = ahead or self._shadow(head)
+            stays = (now + entry.gang.expected_s if entry.gang.expected_s else math.inf) > ahead.time
+            if stays and found.harmless is None:
+                found.harmless = backfill.beside(ahead, found.placement, self.scoring, self.tiers)
+            if not stays or found.harmless:
+                self._start(entry, replace(found.placement, gang=entry.gang), now)
+                if stays:
+                    bulk.take_all(ahead.at_start, found.placement.grants)
 
     def _held_back(self, entry: queues.Waiting) -> bool:
         """Tell whether the tenant's quota holds the gang back, and say so once."""
@@ -392,24 +404,15 @@ class Machine:
             self._say(entry, answer)
         return None
 
-    def _try_behind(
-        self, entry: queues.Waiting, head: queues.Waiting, ahead: backfill.Shadow | None, now: float
-    ) -> backfill.Shadow | None:
-        """Start a gang behind the head if the head does not start later for it; return the head's reservation.
-
-        The reservation is made when the first gang that fits asks for it: mostly none does.
-        """
-        found = self._fit(entry)
-        if found is None:
-            return ahead
-        ahead = ahead or self._shadow(head.gang)
-        end = now + entry.gang.expected_s if entry.gang.expected_s > 0 else math.inf
-        if backfill.harmless(ahead, found, end, self.scoring, self.tiers):
-            self._start(entry, found, now)
-            if end > ahead.time:
-                for grant in found.grants:
-                    ahead.at_start.take(grant)
-        return ahead
+    def _candidate(self, entry: queues.Waiting, known: dict[int, backfill.Candidate]) -> backfill.Candidate | None:
+        """Return what the engine finds for a gang, kept for the others of its shape until something starts."""
+        found = known.get(id(entry.shape))
+        if found is None or found.version != self.snapshot.version:
+            answer = self._fit(entry)
+            if answer is None:
+                return None
+            found = known[id(entry.shape)] = backfill.Candidate(self.snapshot.version, answer)
+        return found
 
     def _shadow(self, head: gangs.Gang) -> backfill.Shadow:
         ends = ((one.expected_end, one.placement.grants) for one in self.held)
