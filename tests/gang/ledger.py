@@ -153,7 +153,7 @@ class Ledger:
 
     def true_reason(self, refused: reasons.Rejection) -> bool:
         """Re-check the count that a refusal gives, where it is one of GPUs over the whole fleet."""
-        if refused.reason is not reasons.Reason.GPUS or refused.level:
+        if refused.reason is not reasons.Reason.GPUS or refused.level or refused.resource != "GPUs":
             return True
         gpus, _ = self.free()
         whole = sum(left == 1000 and not self.down[node] for (node, _), left in gpus.items())

@@ -30,7 +30,7 @@ PODS = {
     "cpu": request.PodRequest(cpu_milli=3000),
 }
 ALIVE = ("waiting", "running", "resting")
-NAMES = st.sampled_from([f"g{i}" for i in range(12)])
+PICK = st.integers(0, 31)
 RACKS = st.lists(st.lists(st.sampled_from((0, 2, 4, 4, 8)), min_size=1, max_size=3), min_size=1, max_size=4)
 
 
@@ -47,14 +47,14 @@ def fleet(racks: list[list[int]]) -> tuple[topology.Topology, dict[str, tuple[st
 def wishes(draw: st.DrawFn) -> dict[str, Any]:
     """Draw roles and constraints in words, short enough to read in a failing example."""
     kinds = draw(st.lists(st.sampled_from(sorted(PODS)), min_size=1, max_size=2, unique=True))
-    pods = {kind: draw(st.sampled_from((1, 1, 2, 3, 4))) for kind in kinds}
+    pods = {kind: draw(st.sampled_from((1, 1, 2, 2, 4))) for kind in kinds}
     return {
         "pods": pods,
-        "required": draw(st.sampled_from(("", "", "rack", "block", "node"))),
+        "required": draw(st.sampled_from(("", "", "", "rack", "block", "node"))),
         "preferred": draw(st.sampled_from(("", "rack"))),
         "min_member": draw(st.sampled_from((0, 0, 1, sum(pods.values())))),
         "priority": draw(st.integers(0, 2)),
-        "tenant": draw(st.sampled_from(("ml", "web", "guest"))),
+        "tenant": draw(st.sampled_from(("ml", "ml", "ml", "web", "web", "web", "guest"))),
         "preemptible": draw(st.sampled_from((True, True, False))),
         "expected_s": draw(st.sampled_from((0.0, 5.0, 50.0))),
     }
@@ -74,12 +74,13 @@ class Fleet(RuleBasedStateMachine):
         mode=st.sampled_from(("fifo", "skip", "easy")),
         preempt=st.booleans(),
         reservation=st.sampled_from((0.0, 0.0, 3.0)),
-        quotas=st.sampled_from((None, None, (4, 4), (2, 8))),
+        quotas=st.sampled_from((None, None, None, (4, 4), (8, 16))),
         pods=st.sampled_from(("best-fit", "fgd", "first-fit", "opportunity-cost")),
         domains=st.sampled_from(fleets.DOMAINS),
+        crowd=st.lists(wishes(), min_size=4, max_size=12),
     )
     def start(
-        self, racks: Any, mode: Any, preempt: Any, reservation: Any, quotas: Any, pods: Any, domains: Any
+        self, racks: Any, mode: Any, preempt: Any, reservation: Any, quotas: Any, pods: Any, domains: Any, crowd: Any
     ) -> None:
         self.racks, self.now, self.book = racks, 0.0, ledger.Ledger()
         spec = policy.Spec(pods=policy.PodScoring(rule=pods), gangs=policy.GangScoring(domains=domains))
@@ -89,6 +90,7 @@ class Fleet(RuleBasedStateMachine):
         self.core = machine.Machine(
             self.compiled(racks), config.QueueConfig(mode, given, preempt, reservation, easy_depth=20)
         )
+        self.submit(crowd)
 
     def compiled(self, racks: list[list[int]]) -> scoring.Scoring:
         built, paths = fleet(racks)
@@ -102,45 +104,70 @@ class Fleet(RuleBasedStateMachine):
             self.book.apply(self.core.snapshot.topology, effect, self.now, self.core.config.reservation_s)
         return answer
 
-    @rule(name=NAMES, wish=wishes())
-    def submit(self, name: str, wish: dict[str, Any]) -> None:
-        if self.book.state.get(name) in ALIVE:
-            assert not self.tell_nothing(events.GangSubmitted(self.book.known[name]))
-            return
-        self.book.known[name], self.book.state[name] = gang(name, **wish), "waiting"
-        self.tell(events.GangSubmitted(self.book.known[name]))
-        assert self.book.state[name] != "waiting" or self.core.why(name) is not None
+    @rule(crowd=st.lists(wishes(), min_size=1, max_size=4))
+    def submit(self, crowd: list[dict[str, Any]]) -> None:
+        for wish in crowd:
+            name = f"g{len(self.book.known)}"
+            self.offer(gang(name, **wish))
 
-    @rule(rack=st.integers(0, 3), more=st.integers(0, 1), name=NAMES)
-    def submit_rack(self, rack: int, more: int, name: str) -> None:
+    @rule(rack=st.integers(0, 3), more=st.integers(0, 1))
+    def submit_rack(self, rack: int, more: int) -> None:
         """A gang exactly as large as a rack, or one pod larger."""
         chosen = self.racks[rack % len(self.racks)]
-        if sum(chosen) + more and self.book.state.get(name) not in ALIVE:
-            self.submit(name, {"pods": {"pair": sum(chosen) // 2 + more}, "required": "rack"})
+        if sum(chosen) + more:
+            self.offer(gang(f"g{len(self.book.known)}", {"pair": sum(chosen) // 2 + more}, "rack"))
 
-    @rule(name=NAMES)
-    def finish(self, name: str) -> None:
+    @rule(pick=PICK)
+    def submit_again(self, pick: int) -> None:
+        """Twice the same: known ones are ignored, those that are gone are new."""
+        names = sorted(self.book.known)
+        if names:
+            self.offer(self.book.known[names[pick % len(names)]])
+
+    def offer(self, one: gangs.Gang) -> None:
+        if self.book.state.get(one.name) in ALIVE:
+            assert not self.tell_nothing(events.GangSubmitted(one))
+            return
+        self.book.known[one.name], self.book.state[one.name] = one, "waiting"
+        answer = self.tell(events.GangSubmitted(one))
+        told = [effect for effect in answer if effect.gang.name == one.name]
+        assert told, "a gang that was submitted starts, waits or is rejected, and is told which"
+
+    def gang(self, pick: int, *states: str) -> str:
+        """Return a gang that is in one of some states, or else one that nobody knows."""
+        names = sorted(name for name, where in self.book.state.items() if where in (states or ALIVE))
+        return names[pick % len(names)] if names else "ghost"
+
+    @rule(pick=PICK)
+    def finish(self, pick: int) -> None:
+        name = self.gang(pick)
         was = self.book.state.get(name)
-        if was in ALIVE:
-            self.book.leave(name, "finished" if was == "running" else "cancelled")
-            self.tell(events.GangFinished(name) if was == "running" else events.GangCancelled(name))
-        else:
+        if was is None:
             assert not self.tell_nothing(events.GangFinished(name))
+            return
+        self.book.leave(name, "finished" if was == "running" else "cancelled")
+        self.tell(events.GangFinished(name) if was == "running" else events.GangCancelled(name))
 
-    @rule(name=NAMES)
-    def bound(self, name: str) -> None:
+    @rule(pick=PICK)
+    def repeat_the_end(self, pick: int) -> None:
+        name = self.gang(pick, "finished", "cancelled", "rejected")
+        assert not self.tell_nothing(events.GangFinished(name))
+        assert not self.tell_nothing(events.BindFailed(name))
+
+    @rule(pick=PICK)
+    def bound(self, pick: int) -> None:
+        name = self.gang(pick)
         self.book.reserved_until.pop(name, None)
-        late = [one for one, until in self.book.reserved_until.items() if until <= self.now]
-        assert not late
         assert not self.tell(events.Bound(name))
 
-    @rule(name=NAMES)
-    def bind_failed(self, name: str) -> None:
-        if self.book.state.get(name) == "running":
-            self.book.leave(name, "resting")
-            self.tell(events.BindFailed(name))
-        else:
+    @rule(pick=PICK)
+    def bind_failed(self, pick: int) -> None:
+        name = self.gang(pick, "running")
+        if name == "ghost":
             assert not self.tell_nothing(events.BindFailed(name))
+            return
+        self.book.leave(name, "resting")
+        self.tell(events.BindFailed(name))
 
     @rule(seconds=st.integers(1, 70))
     def wait(self, seconds: int) -> None:
@@ -160,34 +187,37 @@ class Fleet(RuleBasedStateMachine):
                 self.book.state[name] = "waiting"
 
     def node(self, index: int) -> str:
-        names = sorted(self.book.nodes)
-        return names[index % len(names)]
+        """Return a node, every other time one that holds something."""
+        busy = sorted({node for pods in self.book.pods.values() for node, *_ in pods})
+        names = busy if busy and index % 2 else sorted(self.book.nodes)
+        return names[index // 2 % len(names)]
 
-    @rule(index=st.integers(0, 15))
+    @rule(index=PICK)
     def fail_node(self, index: int) -> None:
         node = self.node(index)
-        known = "failed" in self.book.down[node]
+        if "failed" in self.book.down[node]:
+            assert not self.tell_nothing(events.NodeFailed(node))
         self.book.down[node].add("failed")
-        answer = self.tell(events.NodeFailed(node))
-        assert not (known and answer)
+        self.tell(events.NodeFailed(node))
 
-    @rule(index=st.integers(0, 15))
+    @rule(index=PICK)
     def repair_node(self, index: int) -> None:
         node = self.node(index)
         self.book.down[node].discard("failed")
         self.tell(events.NodeRepaired(node))
 
-    @rule(index=st.integers(0, 15), on=st.booleans())
+    @rule(index=PICK, on=st.booleans())
     def cordon(self, index: int, on: bool) -> None:
         node = self.node(index)
         if on:
             self.book.down[node].add("cordoned")
             self.tell(events.NodeCordoned(node))
+            assert not self.tell_nothing(events.NodeCordoned(node))
         else:
             self.book.down[node].discard("cordoned")
             self.tell(events.NodeUncordoned(node))
 
-    @rule(index=st.integers(0, 15), gpu=st.integers(0, 8))
+    @rule(index=PICK, gpu=st.integers(0, 8))
     def fail_gpu(self, index: int, gpu: int) -> None:
         node = self.node(index)
         if gpu >= len(self.book.nodes[node].gpus) or (node, gpu) in self.book.failed:
@@ -196,7 +226,7 @@ class Fleet(RuleBasedStateMachine):
         self.book.failed.add((node, gpu))
         self.tell(events.DeviceFailed(node, gpu))
 
-    @rule(index=st.integers(0, 15), gpu=st.integers(0, 8))
+    @rule(index=PICK, gpu=st.integers(0, 8))
     def repair_gpu(self, index: int, gpu: int) -> None:
         node = self.node(index)
         self.book.failed.discard((node, gpu))
@@ -274,7 +304,7 @@ class Fleet(RuleBasedStateMachine):
             answer = engine.place(self.core.snapshot, one, self.core.scoring, self.core.tiers)
             assert not isinstance(answer, placement.Placement)
             assert (answer.reason, answer.missing, answer.nearest) == (why.reason, why.missing, why.nearest)
-            assert self.book.true_reason(why)
+            assert self.book.true_reason(why), str(why)
             if not blocked and len(one.roles) == 1 and one.minimum == one.size:
                 assert not oracle.feasible(self.core.snapshot, one)
             blocked = True
