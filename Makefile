@@ -69,9 +69,10 @@ mutation: $(STAMP) ## mutation tests of the core (hours)
 	$(BIN)/mutmut run
 
 lock: $(STAMP) ## resolve the lock files anew
-	for name in sim dev; do \
+	for name in sim scheduler driver dev; do \
+	  extras="--extra $$name"; test $$name = dev && extras="--all-extras --group dev"; \
 	  $(or $(UV),$(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --extra sim $$(test $$name = dev && echo --group dev) pyproject.toml -o requirements/$$name.txt || exit 1; done
+	    $$extras pyproject.toml -o requirements/$$name.txt || exit 1; done
 
 clean: ## remove everything that was built
 	rm -rf build $(VENV) mutants
