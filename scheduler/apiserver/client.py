@@ -1,0 +1,179 @@
+"""One connection pool to an API server, with bodies as bytes or as plain dicts.
+
+The official client finds the credentials (kubeconfig, in-cluster token with its renewal, exec plugins). Its typed calls
+decode whole objects, 1.7 s for 5,000 nodes; the callers here read only the fields that they need, from the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import orjson
+from kubernetes.aio import client as official
+from kubernetes.aio import config as official_config
+
+from scheduler.apiserver import errors
+
+PAGE = 500  # objects for each page of a list, as kubectl and client-go ask
+JSON = "application/json"
+MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+
+
+class Client:
+    """Requests to one API server; use it as an async context manager.
+
+    Every call raises `errors.ApiError` for an answer that is no success, `TimeoutError` after `timeout_s`, and
+    `aiohttp.ClientError` where there was no answer.
+    """
+
+    def __init__(
+        self, configuration: official.Configuration, timeout_s: float = 30.0, user_agent: str = "muster"
+    ) -> None:
+        self.configuration, self.timeout_s = configuration, timeout_s
+        self.user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    async def connect(
+        cls, kubeconfig: Path | None = None, context: str | None = None, user_agent: str = "muster"
+    ) -> Self:
+        """Read a kubeconfig, or the service account of the pod where none is given and one is mounted."""
+        found = official.Configuration()
+        if kubeconfig is None and Path(official_config.incluster_config.SERVICE_TOKEN_FILENAME).exists():
+            official_config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
+        else:
+            await official_config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=str(kubeconfig) if kubeconfig else None, context=context, client_configuration=found
+            )
+        return cls(found, user_agent=user_agent)
+
+    @property
+    def server(self) -> str:
+        return str(self.configuration.host)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._tls(), limit=256, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"User-Agent": self.user_agent},
+            auto_decompress=True,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            await asyncio.sleep(0)  # lets the transports close before the loop does
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        found = self.configuration
+        if not self.server.startswith("https"):
+            return False
+        context = ssl.create_default_context(cafile=found.ssl_ca_cert, cadata=getattr(found, "ca_cert_data", None))
+        if found.cert_file:
+            context.load_cert_chain(found.cert_file, found.key_file)
+        if not found.verify_ssl:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+
+    async def _headers(self) -> dict[str, str]:
+        """Return the credentials; asked anew each time, because tokens of pods are renewed every hour."""
+        key = await self.configuration.get_api_key_with_prefix("BearerToken")
+        return {"Authorization": key} if key else {}
+
+    async def open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content: str = JSON,
+        params: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send one request and return the open response, its status already found to be a success."""
+        assert self._session is not None, "the client is used outside its context"
+        headers = await self._headers() | {"Accept": JSON}
+        if body is not None:
+            headers["Content-Type"] = content
+        async with asyncio.timeout(timeout_s or self.timeout_s):
+            response = await self._session.request(
+                method, self.server + path, data=body, params=params, headers=headers
+            )
+            if response.status >= 400:
+                said = await response.read()
+                raise errors.from_response(response.status, response.headers, said)
+        return response
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content: str = JSON,
+        params: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Send one request and return the body of the answer."""
+        async with asyncio.timeout(self.timeout_s):
+            async with await self.open(method, path, body, content, params) as response:
+                return await response.read()
+
+    async def get(self, path: str, **params: str) -> Any:
+        return orjson.loads(await self.request("GET", path, params=params))
+
+    async def pages(self, path: str, **params: str) -> AsyncIterator[bytes]:
+        """Yield the bodies of a list, page by page, all of one resource version."""
+        more = {"limit": str(PAGE)} | params
+        while True:
+            body = await self.request("GET", path, params=more)
+            yield body
+            token = orjson.loads(body)["metadata"].get("continue")
+            if not token:
+                return
+            more["continue"] = token
+
+    async def list(self, path: str, **params: str) -> tuple[list[dict[str, Any]], str]:
+        """Return all objects of a collection, and the resource version from which to watch on."""
+        items: list[dict[str, Any]] = []
+        version = ""
+        async for body in self.pages(path, **params):
+            page = orjson.loads(body)
+            items += page.get("items") or []
+            version = page["metadata"].get("resourceVersion", "")
+        return items, version
+
+    async def create(self, path: str, obj: Mapping[str, Any], **params: str) -> Any:
+        return orjson.loads(await self.request("POST", path, orjson.dumps(obj), params=params))
+
+    async def replace(self, path: str, obj: Mapping[str, Any], **params: str) -> Any:
+        return orjson.loads(await self.request("PUT", path, orjson.dumps(obj), params=params))
+
+    async def patch(self, path: str, change: Any, content: str = MERGE, **params: str) -> Any:
+        return orjson.loads(await self.request("PATCH", path, orjson.dumps(change), content, params))
+
+    async def apply(self, path: str, obj: Mapping[str, Any], manager: str, force: bool = True, **params: str) -> Any:
+        """Server-side apply: own exactly the fields that `obj` names (JSON is YAML)."""
+        more = params | {"fieldManager": manager, "force": "true" if force else "false"}
+        return orjson.loads(await self.request("PATCH", path, orjson.dumps(obj), APPLY, more))
+
+    async def delete(
+        self, path: str, uid: str | None = None, version: str | None = None, grace_s: int | None = None, **params: str
+    ) -> Any:
+        """Delete one object (only if it still has a given uid or version), or a collection."""
+        wanted = {name: value for name, value in (("uid", uid), ("resourceVersion", version)) if value is not None}
+        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if wanted:
+            options["preconditions"] = wanted
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        return orjson.loads(await self.request("DELETE", path, orjson.dumps(options), params=params))
