@@ -11,6 +11,8 @@ MEANING = {
     reasons.Reason.CPU: "free GPUs sit on nodes whose CPU is used up",
     reasons.Reason.MEMORY: "free GPUs sit on nodes whose memory is used up",
     reasons.Reason.NICS: "too few free NICs beside the GPUs",
+    reasons.Reason.ACCELERATORS: "too few free accelerators of the kind that is asked for",
+    reasons.Reason.PODS: "free GPUs sit on nodes that can hold no more pods",
     reasons.Reason.PARTITION: "no GPU has room left for a partition of this profile",
     reasons.Reason.DOMAIN: "no single domain of the required level has room for all pods",
     reasons.Reason.SEGMENT: "a group of ranks that must share a domain finds none",
@@ -22,8 +24,8 @@ MEANING = {
 
 
 def meaning(reason: reasons.Reason) -> str:
-    """Return the sentence, or the reason's own words where none is written yet."""
-    return MEANING.get(reason, reason.value)
+    """Return the sentence."""
+    return MEANING[reason]
 
 
 def by_name(name: str) -> str:
