@@ -1,1 +1,1 @@
-"""Protocol definitions of the kubelet and of Envoy; nothing is here yet."""
+"""Protocol definitions of the kubelet, with the Python code generated from them (see ``generate.py``)."""
