@@ -1,0 +1,1 @@
+"""Simulated nodes: what a fleet is made of, its objects, and their way into a cluster."""
