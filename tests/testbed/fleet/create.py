@@ -150,9 +150,12 @@ async def _each(items: Iterable[T], act: Callable[[T], Awaitable[None]], what: s
             done += 1
             meter.show(done)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(AT_ONCE, len(left))):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(left))):
+                group.create_task(work())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
 
 
 class _Meter:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Server:
     async def keep(self, path: str, item: dict[str, Any]) -> None:
         async with self.told:
             self.version += 1
-            item = orjson.loads(orjson.dumps(item))
+            item = copy.deepcopy(item)
             item["metadata"]["resourceVersion"] = str(self.version)
             self.stored[path] = item
             self.log.append(item)
@@ -63,11 +64,11 @@ class Server:
         """Do what kwok does, then what the node controller does."""
         assert self.ready_s is not None
         await asyncio.sleep(self.ready_s)
-        item = self.stored[path]
+        item = copy.deepcopy(self.stored[path])
         item["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
         await self.keep(path, item)
         await asyncio.sleep(self.ready_s)
-        item = self.stored[path]
+        item = copy.deepcopy(self.stored[path])
         del item["spec"]["taints"]
         await self.keep(path, item)
 
@@ -85,7 +86,8 @@ class Server:
         sent = int(request.query["resourceVersion"])
         while True:
             async with self.told:
-                await self.told.wait_for(lambda: len(self.log) > sent)
+                while len(self.log) == sent:
+                    await self.told.wait()
                 fresh, sent = self.log[sent:], len(self.log)
             for item in fresh:
                 if item["kind"] == "Node":
@@ -150,9 +152,7 @@ async def test_a_second_call_finishes_what_is_there(tmp_path: Path) -> None:
 
 async def test_without_kwok_the_wait_ends_and_names_a_node(tmp_path: Path) -> None:
     async with serving(tmp_path, Server(ready_s=None)) as api:
-        with pytest.raises(
-            create.NotReady, match="78 nodes are not Ready after 0.3 s, the first tiny-b00-r00-n00: its"
-        ):
+        with pytest.raises(create.NotReady, match="^78 nodes are not Ready after .* the first tiny-b00-r00-n00: its"):
             await create.create(api, TINY, ready_s=0.3)
 
 
@@ -165,7 +165,7 @@ async def test_a_tainted_node_is_not_ready(tmp_path: Path) -> None:
             if path.startswith(nodes.NODES):
                 item["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
                 await server.keep(path, item)
-        with pytest.raises(create.NotReady, match="it has the taint node.kubernetes.io/not-ready"):
+        with pytest.raises(create.NotReady, match="it has the taint node"):
             await create.ready(api, TINY, deadline_s=0.3)
 
 
@@ -173,7 +173,7 @@ async def test_a_refused_object_ends_it(tmp_path: Path) -> None:
     server = Server()
     server.refuse = "tiny-b00-r01-n03"
     async with serving(tmp_path, server) as api:
-        with pytest.RaisesGroup(pytest.RaisesExc(errors.ApiError, match="tiny-b00-r01-n03 is refused")):
+        with pytest.raises(errors.ApiError, match="tiny-b00-r01-n03 is refused"):
             await create.create(api, TINY, ready_s=20)
 
 
