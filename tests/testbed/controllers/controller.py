@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from scheduler.apiserver import client
-from tests.testbed import build, cluster, ports, process
+from tests.testbed import build, cluster, kubeconfig, ports, process
 from tests.testbed.controllers import manifests, webhooks
 
 TOKEN_S = 30 * 24 * 3600  # as long as the certificates of the testbed's authority
@@ -118,7 +118,7 @@ async def _install(home: cluster.Cluster, seat: Seat, objects: Sequence[manifest
     async with await client.Client.connect(home.kubeconfig) as api:
         await manifests.apply(api, manifests.outside_pods(objects))
         token = await _token(api, *manifests.account(objects))
-    _write_kubeconfig(seat.folder / "kubeconfig", home, token)
+    kubeconfig.write(seat.folder / "kubeconfig", home.server, home.authority.ca, token)
 
 
 async def _token(api: client.Client, namespace: str, name: str) -> str:
@@ -129,15 +129,6 @@ async def _token(api: client.Client, namespace: str, name: str) -> str:
     }
     made = await api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", asked)
     return str(made["status"]["token"])
-
-
-def _write_kubeconfig(path: Path, home: cluster.Cluster, token: str) -> None:
-    """Write the cluster's kubeconfig again, with the token instead of the administrator's credentials."""
-    config = yaml.safe_load(home.kubeconfig.read_text())
-    [context] = config["contexts"]
-    config["users"] = [{"name": context["context"]["user"], "user": {"token": token}}]
-    path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(config))
 
 
 async def _register(home: cluster.Cluster, wanted: Controller, objects: Sequence[manifests.Object]) -> None:
