@@ -5,7 +5,8 @@ Its stages are read from kwok's own module when it starts, and put into one file
 
 from __future__ import annotations
 
-import urllib.request
+import http
+import http.client
 from pathlib import Path
 from typing import Protocol
 
@@ -82,5 +83,9 @@ def stages(module: Path, stage: str) -> list[dict[str, object]]:
 
 def answers(address: str) -> bool:
     """Tell whether kwok's server is there; raises `OSError` while it is not."""
-    with urllib.request.urlopen(f"http://{address}/healthz", timeout=2) as response:
-        return bool(response.status == 200)
+    connection = http.client.HTTPConnection(address, timeout=2)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    finally:
+        connection.close()

@@ -152,7 +152,7 @@ async def test_a_second_call_finishes_what_is_there(tmp_path: Path) -> None:
 
 async def test_without_kwok_the_wait_ends_and_names_a_node(tmp_path: Path) -> None:
     async with serving(tmp_path, Server(ready_s=None)) as api:
-        with pytest.raises(create.NotReady, match="^78 nodes are not Ready after .* the first tiny-b00-r00-n00: its"):
+        with pytest.raises(create.NotReady, match=r"^78 nodes are not Ready after .* the first tiny-b00-r00-n00: its"):
             await create.create(api, TINY, ready_s=0.3)
 
 
