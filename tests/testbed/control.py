@@ -66,7 +66,7 @@ class ControlPlane:
         kubelet = self.authority.issue("kube-apiserver-kubelet-client", group="system:masters")
         accounts = self.authority.issue("service-accounts")
         argv = [self.bins["kube-apiserver"], f"--etcd-servers=http://127.0.0.1:{self.etcd_port}"]
-        argv += ["--bind-address=127.0.0.1", f"--secure-port={self.port}", "--advertise-address=127.0.0.1"]
+        argv += ["--bind-address=127.0.0.1", f"--secure-port={self.port}", "--endpoint-reconciler-type=none"]
         argv += [f"--tls-cert-file={pair.cert}", f"--tls-private-key-file={pair.key}"]
         argv += [f"--client-ca-file={self.authority.ca}", f"--token-auth-file={self._token_file()}"]
         argv += [f"--kubelet-client-certificate={kubelet.cert}", f"--kubelet-client-key={kubelet.key}"]
@@ -74,7 +74,7 @@ class ControlPlane:
         argv += ["--kubelet-preferred-address-types=InternalIP,Hostname"]
         argv += ["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"]
         argv += ["--service-account-issuer=https://kubernetes.default.svc", "--allow-privileged=true"]
-        argv += [f"--service-account-key-file={accounts.key}", f"--service-account-signing-key-file={accounts.key}"]
+        argv += [f"--service-account-key-file={accounts.cert}", f"--service-account-signing-key-file={accounts.key}"]
         argv += ["--service-cluster-ip-range=10.96.0.0/16", "--max-requests-inflight=3000"]
         argv += ["--max-mutating-requests-inflight=1000", f"--cert-dir={self.folder / 'apiserver'}"]
         argv += self._gates()
