@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from dra_driver import faultpoint, prepared
 
 VERSION = 1
 MAX_BYTES = 16 * 1024 * 1024  # a node has room for some hundred claims of a few kilobytes
+
+_INSTANCE = secrets.token_hex(4)  # two instances in two pods may have one process id
 
 Change = Callable[[prepared.Checkpoint], prepared.Checkpoint]
 _Signature = tuple[int, int, int]
@@ -80,7 +83,7 @@ def replace_file(path: Path, data: bytes, point: str, *, durable: bool = True, m
 
     The temporary name begins with a dot and ends in ``.tmp``: readers of CDI folders pass it over.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_INSTANCE}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:

@@ -1,5 +1,6 @@
 """A ResourceClaim as the driver reads it: what was allocated to us, and with which configuration."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NewType
@@ -12,6 +13,9 @@ MAX_RESULTS = model_claim.MAX_RESULTS
 MAX_CONFIGS = 64  # AllocationConfigs of resource.k8s.io/v1: 32 of classes and 32 of the claim
 MAX_PARAMETERS = 10 * 1024  # bytes of one opaque configuration, OpaqueParametersMaxLength
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 FROM_CLASS = "FromClass"
 FROM_CLAIM = "FromClaim"
@@ -31,6 +35,14 @@ class Reference:
 
     def __str__(self) -> str:
         return f"claim {self.namespace}/{self.name} ({self.uid})"
+
+
+def reference(namespace: str, name: str, uid: str) -> Reference:
+    """Check what the kubelet says: the parts become names of files and paths of requests."""
+    for field, value, pattern in (("namespace", namespace, _NAME), ("name", name, _NAME), ("uid", uid, _UID)):
+        if pattern.fullmatch(value) is None:
+            raise ClaimError(f"claim {namespace[:253]}/{name[:253]}: {field} {value[:300]!r} is not valid")
+    return Reference(namespace, name, ClaimUid(uid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +165,9 @@ def _result(row: Mapping[str, Any]) -> Result:
 def _configs(rows: Any, reference: Reference, driver: str) -> tuple[Opaque, ...]:
     """Return our configurations, those of classes before those of the claim, each group in its order."""
     if len(rows) > MAX_CONFIGS:
-        raise ClaimError(f"{reference}: {len(rows)} configurations in the allocation, at most {MAX_CONFIGS} are allowed")
+        raise ClaimError(
+            f"{reference}: {len(rows)} configurations in the allocation, at most {MAX_CONFIGS} are allowed"
+        )
     found = []
     for i, row in enumerate(rows):
         place = f"status.allocation.devices.config[{i}]"
