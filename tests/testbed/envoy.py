@@ -65,5 +65,6 @@ def _ready(admin: str) -> bool:
     try:
         with urllib.request.urlopen(f"{admin}/ready", timeout=2.0) as said:
             return bool(said.status == 200)
-    except urllib.error.HTTPError:  # 503 until the listeners are warm
+    except urllib.error.HTTPError as error:  # 503 until the listeners are warm
+        error.close()
         return False

@@ -11,16 +11,26 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from scheduler.apiserver import client
-from tests.testbed import build, cluster, kubeconfig, ports, process
+from tests.testbed import build, kubeconfig, pki, ports, process
 from tests.testbed.controllers import manifests, webhooks
 
 TOKEN_S = 30 * 24 * 3600  # as long as the certificates of the testbed's authority
 READY_S = 60.0
+
+
+class Cluster(Protocol):
+    """What the start of a controller needs of a cluster."""
+
+    folder: Path
+    server: str
+    kubeconfig: Path
+    authority: pki.Authority
+    parts: process.Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class Running:
     seat: Seat
 
 
-def start(home: cluster.Cluster, wanted: Controller) -> Running:
+def start(home: Cluster, wanted: Controller) -> Running:
     """Install and start a controller; return when the API server really calls its webhooks.
 
     Called again after the process has ended, it starts the controller anew on other ports. It runs an event loop of its
@@ -103,7 +113,7 @@ def start(home: cluster.Cluster, wanted: Controller) -> Running:
     return Running(part, seat)
 
 
-def _seat(home: cluster.Cluster, name: str) -> Seat:
+def _seat(home: Cluster, name: str) -> Seat:
     folder = home.folder / name
     certificates = webhooks.certificates(home.authority, f"{name}-webhook", folder / "certs")
     return Seat(folder, certificates, *ports.free(3))
@@ -114,7 +124,7 @@ def _ready(seat: Seat) -> bool:
         return bool(said.status == 200)
 
 
-async def _install(home: cluster.Cluster, seat: Seat, objects: Sequence[manifests.Object]) -> None:
+async def _install(home: Cluster, seat: Seat, objects: Sequence[manifests.Object]) -> None:
     async with await client.Client.connect(home.kubeconfig) as api:
         await manifests.apply(api, manifests.outside_pods(objects))
         token = await _token(api, *manifests.account(objects))
@@ -131,7 +141,7 @@ async def _token(api: client.Client, namespace: str, name: str) -> str:
     return str(made["status"]["token"])
 
 
-async def _register(home: cluster.Cluster, wanted: Controller, objects: Sequence[manifests.Object]) -> None:
+async def _register(home: Cluster, wanted: Controller, objects: Sequence[manifests.Object]) -> None:
     async with await client.Client.connect(home.kubeconfig) as api:
         await manifests.apply(api, manifests.of_kind(objects, manifests.WEBHOOKS))
         await webhooks.answer(api, wanted.probe, wanted.mark)

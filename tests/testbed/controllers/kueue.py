@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduler.apiserver import client
-from tests.testbed import cluster
 from tests.testbed.controllers import controller, manifests
 
 VERSION = "kueue.x-k8s.io/v1beta2"
@@ -35,7 +34,7 @@ class Devices:
 
 
 def start(
-    home: cluster.Cluster,
+    home: controller.Cluster,
     device_class: str = "gpu.muster.dev",
     resource: str = "muster.dev/gpu",
     frameworks: Sequence[str] = ("batch/job", "jobset.x-k8s.io/jobset"),
@@ -95,7 +94,7 @@ def _with_own_etc(seat: controller.Seat, argv: list[str]) -> list[str]:
 
 
 def queue(
-    home: cluster.Cluster,
+    home: controller.Cluster,
     namespace: str,
     quota: Mapping[str, str | int],
     name: str = "main",
@@ -120,7 +119,7 @@ def queue(
     return asyncio.run(_apply(home, objects))
 
 
-async def _apply(home: cluster.Cluster, objects: Sequence[manifests.Object]) -> list[manifests.Object]:
+async def _apply(home: controller.Cluster, objects: Sequence[manifests.Object]) -> list[manifests.Object]:
     async with await client.Client.connect(home.kubeconfig) as api:
         return await manifests.apply(api, objects)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.testbed import cluster
 from tests.testbed.controllers import controller
 
 PROBE = {
@@ -21,7 +20,7 @@ PROBE = {
 }
 
 
-def start(home: cluster.Cluster) -> controller.Running:
+def start(home: controller.Cluster) -> controller.Running:
     return controller.start(home, LWS)
 
 

@@ -58,7 +58,8 @@ def listening(port: int, ca: Path) -> bool:
             f"https://127.0.0.1:{port}/", context=ssl.create_default_context(cafile=str(ca)), timeout=2.0
         ):
             return True
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as error:
+        error.close()
         return True
     except OSError:  # refused, reset, not yet a TLS server
         return False
