@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.model import fabric
 from scheduler.placement import policy
-from simulator import compare, inflation, published
+from simulator import compare, inflation, published, workers
 from simulator.fleet import load as fleets
 from simulator.report import sheet
 from simulator.trace import load as traces
@@ -27,6 +28,8 @@ class Study:
         Unallocated GPU in per cent by arrived load, one entry per seed in the order of `seeds`.
     refused : dict of (workload, policy) to list of ndarray, shape (7,)
         Refused pods per kind, in the order of `inflation.KINDS`.
+    partial : str
+        "" for a whole study; otherwise why it has fewer seeds than were asked for.
     """
 
     seeds: tuple[int, ...]
@@ -34,6 +37,7 @@ class Study:
     policies: tuple[str, ...]
     unallocated: dict[tuple[str, str], list[NDArray[np.float64]]] = field(default_factory=dict)
     refused: dict[tuple[str, str], list[NDArray[np.int64]]] = field(default_factory=dict)
+    partial: str = ""
 
     def at(self, workload: str, name: str, load: int) -> list[float]:
         """Return the unallocated GPU at one load, per seed."""
@@ -46,14 +50,50 @@ class Study:
                 yield workload, name
 
 
+Figures = list[tuple[NDArray[np.float64], NDArray[np.int64]]]
+"""Of one workload and seed: unallocated GPUs by load, and refused pods by kind, per policy."""
+
+
+@dataclass(slots=True, eq=False)
+class Runner:
+    """Makes the runs of one workload and seed under every policy; what is compiled for a workload is kept."""
+
+    fleet: fabric.Fabric
+    works: dict[str, inflation.Workload]
+    policies: tuple[policy.ScoringPolicy, ...]
+    _made: dict[str, list[inflation.Experiment]] = field(default_factory=dict)
+
+    def __call__(self, item: tuple[int, str], stopped: workers.Stopped) -> Figures | None:
+        """Run one seed on one workload; None when it was stopped before the last policy."""
+        seed, name = item
+        if name not in self._made:
+            self._made[name] = [inflation.experiment(self.fleet, self.works[name], each) for each in self.policies]
+        found = []
+        for each in self._made[name]:
+            if stopped():
+                return None
+            run = each.run(seed)
+            found.append((run.unallocated(), run.refused))
+        return found
+
+
 def run(
     folder: Path,
     policies: Sequence[policy.ScoringPolicy],
     seeds: Sequence[int],
     workloads: Sequence[str] = (),
     progress: Callable[[str], object] = str,
+    count: int = 1,
+    stopped: workers.Stopped = workers.never,
 ) -> Study:
-    """Run the study; `progress` is told after every workload and policy what was just done.
+    """Run the study; `progress` is told after every seed and workload what was just done.
+
+    Parameters
+    ----------
+    count : int
+        Worker processes; the result is the same for every number.
+    stopped : callable
+        Asked between two runs. When it says so, the study keeps the seeds that all workloads have, and is partial.
 
     Raises
     ------
@@ -66,16 +106,28 @@ def run(
     if unknown:
         raise ValueError(f"{folder}: no pod list of workload {unknown[0]}; there are {', '.join(lists)}")
     fleet = fleets.read(str(folder / NODE_LIST))
-    study = Study(tuple(seeds), chosen, tuple(p.metadata.name for p in policies))
-    for name in chosen:
-        work = inflation.workload(traces.read(lists[name]))
-        for each in policies:
-            made = inflation.experiment(fleet, work, each)
-            runs = [made.run(seed) for seed in seeds]
-            key = (name, each.metadata.name)
-            study.unallocated[key] = [run.unallocated() for run in runs]
-            study.refused[key] = [run.refused for run in runs]
-            progress(f"{name}, {each.metadata.name}")
+    runner = Runner(fleet, {name: inflation.workload(traces.read(lists[name])) for name in chosen}, tuple(policies))
+    items = [(seed, name) for seed in seeds for name in chosen]
+    found: list[Figures] = []
+    for (seed, name), each in zip(items, workers.answers(runner, items, count, stopped), strict=True):
+        if each is None:
+            break
+        found.append(each)
+        progress(f"seed {seed}, {name}")
+    return _gathered(Study(tuple(seeds), chosen, tuple(p.metadata.name for p in policies)), found)
+
+
+def _gathered(study: Study, found: Sequence[Figures]) -> Study:
+    """Put the figures in their places; a seed that lacks a workload is left out."""
+    done = len(found) // len(study.workloads)
+    if done < len(study.seeds):
+        study.partial = f"interrupted when {done} of {len(study.seeds)} seeds were done"
+        study.seeds = study.seeds[:done]
+    for column, workload in enumerate(study.workloads):
+        runs = found[column : done * len(study.workloads) : len(study.workloads)]
+        for row, name in enumerate(study.policies):
+            study.unallocated[workload, name] = [each[row][0] for each in runs]
+            study.refused[workload, name] = [each[row][1] for each in runs]
     return study
 
 
@@ -117,7 +169,8 @@ def _figures(study: Study, load: int) -> sheet.Sheet:
         means = [_mean(study.at(workload, name, load)) for name in study.policies]
         rows.append((workload, *(f"{m:.2f}" for m in means)))
     best = tuple((r, 1 + min(range(len(row) - 1), key=lambda c: float(row[c + 1]))) for r, row in enumerate(rows))
-    title = f"Unallocated GPU (%) at {load} % arrived load, mean of {len(study.seeds)} seeds"
+    mark = f"PARTIAL ({study.partial}): " if study.partial else ""
+    title = f"{mark}Unallocated GPU (%) at {load} % arrived load, mean of {len(study.seeds)} seeds"
     made = sheet.sheet(title, "|".join(("<workload", *study.policies)), rows)
     return sheet.Sheet(made.title, made.columns, made.rows, best=best)
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from scheduler.placement import policy
-from simulator import compare, scenario
+from simulator import compare, scenario, workers
 from simulator.commands import console, inputs, replay
 from simulator.report import comparesheets, figures, provenance, results, runsheets, sheet, story
 
@@ -20,8 +20,11 @@ from simulator.report import comparesheets, figures, provenance, results, runshe
 @click.option("--policy", "names", multiple=True, required=True, help="Twice or more; the first is compared with all.")
 @click.option("--seeds", "count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Seeds 0, 1, ...")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report, jobs, series and decision logs.")
+@console.workers_option
 @console.json_option
-def command(given: inputs.Given, names: tuple[str, ...], count: int, out: Path | None, as_json: bool) -> None:
+def command(
+    given: inputs.Given, names: tuple[str, ...], count: int, out: Path | None, workers: int, as_json: bool
+) -> None:
     """Compare policies on the same jobs: paired differences with intervals, and where their decisions part.
 
     A seed draws the jobs of a Workload document, the failures, and (from seed 1 on) the order of equal nodes; every
@@ -41,7 +44,7 @@ def command(given: inputs.Given, names: tuple[str, ...], count: int, out: Path |
     with contextlib.ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="muster-sim-")))
         stopped = stack.enter_context(scenario.interruptible())
-        made = replays(read.scenario, chosen, seeds, logs, stopped)
+        made = replays(read.scenario, chosen, seeds, logs, stopped, workers)
         told = [Parting.of(made, other, logs) for other in made.policies[1:] if other in made.runs]
         record = read.record(chosen, seeds)
         if out:
@@ -54,35 +57,79 @@ def command(given: inputs.Given, names: tuple[str, ...], count: int, out: Path |
     replay.finish(made.partial, out)
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What one replay leaves: its measures, of the first seed also the run itself, and why it is partial if it is."""
+
+    measures: dict[str, float]
+    run: scenario.Run | None
+    partial: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replaying:
+    """Makes the replay of one policy and seed, in this process or in a spawned one.
+
+    Attributes
+    ----------
+    first : int
+        The seed of which runs and logs are kept.
+    shown : bool
+        Whether every replay shows its own progress.
+    """
+
+    scenario_of: Callable[[policy.ScoringPolicy, int], scenario.Scenario]
+    first: int
+    logs: Path
+    shown: bool
+
+    def __call__(self, item: tuple[int, policy.ScoringPolicy], stopped: workers.Stopped) -> Replayed:
+        """Replay one policy on one seed."""
+        seed, each = item
+        name = each.metadata.name
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(replay.decisions(self.logs / f"{name}.jsonl")) if seed == self.first else None
+            step = stack.enter_context(replay.progress(f"{name}, seed {seed}")) if self.shown else None
+            run = scenario.run(self.scenario_of(each, seed), log, step, stopped)
+        measures = {} if run.outcome.partial else figures.measures(run.outcome)
+        return Replayed(measures, run if seed == self.first else None, run.outcome.partial)
+
+
 def replays(
     scenario_of: Callable[[policy.ScoringPolicy, int], scenario.Scenario],
     chosen: Sequence[policy.ScoringPolicy],
     seeds: Sequence[int],
     logs: Path,
     stopped: Callable[[], bool],
+    count: int = 1,
 ) -> compare.Comparison:
-    """Replay every policy on every seed; logs are kept of the first seed. Seeds without all policies are dropped."""
+    """Replay every policy on every seed; logs are kept of the first seed. Seeds without all policies are dropped.
+
+    Parameters
+    ----------
+    count : int
+        Worker processes; the result is the same for every number.
+    """
     names = tuple(each.metadata.name for each in chosen)
     made = compare.Comparison(names, (), {name: [] for name in names}, {})
-    for seed in seeds:
-        samples = {}
-        for each in chosen:
-            name = each.metadata.name
-            with contextlib.ExitStack() as stack:
-                first = seed == seeds[0]
-                log = stack.enter_context(replay.decisions(logs / f"{name}.jsonl")) if first else None
-                step = stack.enter_context(replay.progress(f"{name}, seed {seed}"))
-                run = scenario.run(scenario_of(each, seed), log, step, stopped)
-            if first:
-                made.runs[name] = run
-            if run.outcome.partial:
-                made.partial = f"{name}, seed {seed}: {run.outcome.partial}"
-                break
-            samples[name] = figures.measures(run.outcome)
-        if made.partial:
-            break
-        for name in names:
-            made.samples[name].append(samples[name])
+    items = [(seed, each) for seed in seeds for each in chosen]
+    one = Replaying(scenario_of, seeds[0], logs, shown=min(count, len(items)) == 1)
+    with contextlib.ExitStack() as stack:
+        step = None if one.shown else stack.enter_context(replay.progress(f"{count} workers", "replays"))
+        found: list[Replayed] = []
+        for (seed, each), answer in zip(items, workers.answers(one, items, count, stopped), strict=True):
+            if answer is not None and answer.run is not None:
+                made.runs[each.metadata.name] = answer.run
+            if answer is None or answer.partial:
+                why = answer.partial if answer else f"interrupted after {len(found)} of {len(items)} replays"
+                made.partial = made.partial or f"{each.metadata.name}, seed {seed}: {why}"
+            elif not made.partial:
+                found.append(answer)
+            if step:
+                step(len(found), len(items))
+    for row, seed in enumerate(seeds[: len(found) // len(names)]):
+        for column, name in enumerate(names):
+            made.samples[name].append(found[row * len(names) + column].measures)
         made.seeds = (*made.seeds, seed)
     return made
 

@@ -10,6 +10,7 @@ import pydantic
 import yaml
 from rich import console as rich_console
 
+from simulator import workers
 from simulator.report import sheet, tables
 
 BAD_INPUT = (ValueError, OSError, pydantic.ValidationError, yaml.YAMLError)
@@ -71,4 +72,12 @@ def put_json(value: Any) -> None:
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead of tables."
+)
+
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=workers.default,
+    show_default="cores",
+    help="Processes, at most one per run; the result is the same for any number.",
 )

@@ -21,8 +21,9 @@ from simulator.report import fleetsheets, results
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=len(demo.SEEDS), show_default=True)
 @click.option("--jobs", type=click.IntRange(10, 100_000), default=demo.JOBS, show_default=True)
+@console.workers_option
 @console.json_option
-def command(out: Path, seeds: int, jobs: int, as_json: bool) -> None:
+def command(out: Path, seeds: int, jobs: int, workers: int, as_json: bool) -> None:
     """Replay a built-in fleet and workload under our policy and two baselines, and write the report.
 
     The fleet has HGX H100, PCIe pairs, L40S and DGX A100 machines and a GB200 NVL72 rack; the workload has gangs up to
@@ -38,7 +39,7 @@ def command(out: Path, seeds: int, jobs: int, as_json: bool) -> None:
     with contextlib.ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="muster-sim-")))
         stopped = stack.enter_context(scenario.interruptible())
-        found = compare.replays(made.scenario, made.policies, tuple(range(seeds)), logs, stopped)
+        found = compare.replays(made.scenario, made.policies, tuple(range(seeds)), logs, stopped, workers)
         told = [compare.Parting.of(found, other, logs) for other in found.policies[1:] if other in found.runs]
         record = made.record(tuple(range(seeds)))
         folder = stack.enter_context(results.exchanging(out))

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from scheduler import policies
-from simulator import inflation, published, study
-from simulator.commands import console
+from simulator import inflation, published, scenario, study
+from simulator.commands import console, replay
 from simulator.report import provenance
 
 OURS = ("random", "dot-product", "clustering", "packing", "best-fit", "fgd", "muster")
@@ -18,12 +18,16 @@ OURS = ("random", "dot-product", "clustering", "packing", "best-fit", "fgd", "mu
 @click.option("--policies", "names", default=",".join(OURS), show_default=True, help="Names or files, with commas.")
 @click.option("--workloads", default="", help="Workloads with commas, for example default,gpuspec25; all without it.")
 @click.option("--published", "table_file", type=click.Path(path_type=Path), help="CSV of the published figures.")
+@console.workers_option
 @console.json_option
-def command(folder: Path, seeds: int, names: str, workloads: str, table_file: Path | None, as_json: bool) -> None:
+def command(
+    folder: Path, seeds: int, names: str, workloads: str, table_file: Path | None, workers: int, as_json: bool
+) -> None:
     """Run the inflation experiment of the FGD study on the openb pod lists in FOLDER.
 
     Every policy sees the same order of pods and of nodes per seed, so differences are paired. Shows unallocated GPUs,
-    deviations from the published table, our policy against FGD, and refused pods per kind.
+    deviations from the published table, our policy against FGD, and refused pods per kind. Ctrl-C ends with the seeds
+    that are done, marked as partial, and exit code 130.
 
     \b
     muster-sim openb-table traces/openb --seeds 10 --published traces/openb/published/unallocated_gpu_percent.csv
@@ -32,18 +36,18 @@ def command(folder: Path, seeds: int, names: str, workloads: str, table_file: Pa
     if not chosen:
         console.refuse("--policies: name at least one policy")
     table = published.read(table_file) if table_file else {}
-    with console.progress().status("reading") as status:
-        wanted = [name for name in workloads.split(",") if name]
-        made = study.run(folder, chosen, inflation.seeds(seeds), wanted, status.update)
+    wanted = [name for name in workloads.split(",") if name]
+    with scenario.interruptible() as stopped, console.progress().status("reading") as status:
+        made = study.run(folder, chosen, inflation.seeds(seeds), wanted, status.update, workers, stopped)
     lists = published.pod_lists(folder)
     inputs = [provenance.file_input("pods", lists[w]) for w in made.workloads]
     inputs.append(provenance.file_input("nodes", folder / study.NODE_LIST))
     record = provenance.record(inputs, {"experiment": "inflation 1.3"}, made.seeds)
     if as_json:
         console.put_json(figures(made, record))
-        return
-    console.show(study.sheets(made, table))
-    console.show([record.sheet(16)])
+    else:
+        console.show([*(study.sheets(made, table) if made.seeds else []), record.sheet(16)])
+    replay.finish(made.partial, None)
 
 
 def figures(made: study.Study, record: provenance.Provenance) -> dict[str, object]:
@@ -57,4 +61,4 @@ def figures(made: study.Study, record: provenance.Provenance) -> dict[str, objec
         }
         for workload, name in made.cells()
     ]
-    return {"provenance": record.as_json(), "results": rows}
+    return {"partial": made.partial, "provenance": record.as_json(), "results": rows}

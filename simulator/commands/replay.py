@@ -112,14 +112,14 @@ def decisions(path: Path) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[scenario.Progress]:
+def progress(title: str, noun: str = "jobs") -> Iterator[scenario.Progress]:
     """Give a function that shows how many jobs are done, on stderr when it is a terminal."""
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TextColumn("{task.fields[said]}"))
     with bars.Progress(*columns, console=console.progress(), transient=True) as shown:
         task = shown.add_task(title, total=None, said="")
 
         def step(done: int, jobs: int) -> None:
-            said = f"{units.count(done)} of {units.count(jobs)} jobs"
+            said = f"{units.count(done)} of {units.count(jobs)} {noun}"
             shown.update(task, completed=done, total=jobs, said=said)
 
         yield step

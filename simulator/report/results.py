@@ -94,7 +94,7 @@ def of_comparison(
     made: compare.Comparison, record: provenance.Provenance, parted: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return a comparison's figures for programs."""
-    names = list(made.samples[made.policies[0]][0])
+    names = list(made.samples[made.policies[0]][0]) if made.seeds else []
     return {
         "partial": made.partial,
         "policies": list(made.policies),
