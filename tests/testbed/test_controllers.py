@@ -32,7 +32,7 @@ def machines(cluster: clusters.Cluster) -> Iterator[presets.Fleet]:
 
     async def put() -> None:
         async with await client.Client.connect(cluster.kubeconfig) as api:
-            await create.create(api, FLEET, minor=cluster.version.minor)
+            await create.create(api, FLEET, minor=cluster.kubernetes.minor)
             await manifests.apply(api, [_device_class()])
 
     async def take() -> None:
@@ -313,7 +313,7 @@ async def _used(api: client.Client, cluster_queue: str, amount: str) -> bool:
 
 
 def _condition(obj: Obj, kind: str) -> Obj:
-    conditions = obj.get("status", {}).get("conditions", [])
+    conditions = obj.get("status", {}).get("conditions") or []
     return next((one for one in conditions if one["type"] == kind), {})
 
 

@@ -118,4 +118,4 @@ async def served(api: client.Client, obj: Object, deadline_s: float = 15.0) -> s
 
 
 def _true(status: Object, kind: str) -> bool:
-    return any(one["type"] == kind and one["status"] == "True" for one in status.get("conditions", []))
+    return any(one["type"] == kind and one["status"] == "True" for one in status.get("conditions") or [])
