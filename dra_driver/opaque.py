@@ -5,9 +5,8 @@ They are decoded strictly: an unknown field or value is an error that names the 
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import orjson
 import pydantic
@@ -22,18 +21,8 @@ class OpaqueError(claim.ClaimError):
     """A configuration is malformed or does not fit its device; the message names the field."""
 
 
-class Interval(enum.StrEnum):
-    """Length of a time slice."""
-
-    DEFAULT = "Default"
-    SHORT = "Short"
-    MEDIUM = "Medium"
-    LONG = "Long"
-
-    @property
-    def number(self) -> int:
-        """As the driver of the GPU counts them."""
-        return list(Interval).index(self)
+INTERVALS = ("Default", "Short", "Medium", "Long")
+"""Lengths of a time slice, as the driver of the GPU counts them from 0."""
 
 
 def _whole_mib(text: str) -> str:
@@ -169,11 +158,11 @@ def effective(result: claim.Result, decoded: Sequence[tuple[claim.Opaque, Config
     return None
 
 
+def interval(config: TimeSlicingConfig) -> int:
+    """Return the number of a length of time slices."""
+    return INTERVALS.index(config.interval)
+
+
 def _path(place: tuple[int | str, ...]) -> str:
     """Write a place in a document as users do."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place if step != "")
-
-
-def dump(config: Config) -> dict[str, Any]:
-    """Return a configuration in the form in which it was given, for the checkpoint."""
-    return config.model_dump(by_alias=True, exclude_none=True)

@@ -56,17 +56,20 @@ class Mps:
 
     Attributes
     ----------
-    devices : tuple of str
-        UUIDs of all devices that the daemon serves, in the order of the claim.
+    daemon : str
+        Name of the daemon: the claim's UID, or the UUID of a shared GPU, whose claims have one daemon together.
     active_thread_percentage : int
         0 leaves the default.
-    pinned_mib : tuple of int
-        Limit of pinned memory for each of `devices`; 0 sets none.
+    pinned_mib : int
+        Limit of pinned memory on each device; 0 sets none.
+    pinned_mib_of : tuple of (str, int)
+        The same for single devices, by UUID.
     """
 
-    devices: tuple[str, ...]
+    daemon: str
     active_thread_percentage: int = 0
-    pinned_mib: tuple[int, ...] = ()
+    pinned_mib: int = 0
+    pinned_mib_of: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,10 @@ class Device:
         UUID of the device itself; that of a MIG device is known once it exists, and is "" before.
     pci_bus_id : str
         Identity of NICs and accelerators.
+    milli : int
+        Part of a shared GPU, in thousandths.
+    mps : bool
+        Served by the MPS control daemon of the claim.
     """
 
     kind: Kind
@@ -93,6 +100,7 @@ class Device:
     uuid: str = ""
     pci_bus_id: str = ""
     share_id: str = ""
+    milli: int = 1000
     admin_access: bool = False
     partition: Partition | None = None
     time_slices: TimeSlices | None = None
