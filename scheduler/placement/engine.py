@@ -80,15 +80,16 @@ def place(
     unknown = next((name for name in levels(gang) if name not in known), None)
     if unknown is not None:
         return refusal.no_such_level(gang, unknown, known)
-    if gang.size == 1 and _unconstrained(gang):
+    if lone(gang):
         return _place_pod(snapshot, gang, score, within)
     return _place_gang(snapshot, gang, score, tiers, within)
 
 
-def _unconstrained(gang: gangs.Gang) -> bool:
-    """Tell whether the first role may go to any node."""
+def lone(gang: gangs.Gang) -> bool:
+    """Tell whether a gang is one pod that may go to any node: then the pod rule places it."""
     role = gang.roles[0]
-    return not (gang.constraint.required or role.constraint.required or role.segment or role.spread)
+    bound = gang.constraint.required or role.constraint.required or role.segment or role.spread
+    return gang.size == 1 and not bound
 
 
 def levels(gang: gangs.Gang) -> list[str]:
@@ -114,8 +115,8 @@ def _place_pod(
     mb_s = 0
     if wanted.kind is requests.RequestKind.WHOLE and wanted.gpus > 1:
         mb_s = fleet.shapes[int(fleet.shape[choice.node])].bandwidth(grants[0].mask)
-    terms = choice.terms or (("cost", choice.cost),)
-    return placement.Placement(gang, grants, fleet.nodes[choice.node].name, fleet.tree.levels[-1], mb_s, terms)
+    cost = (("cost", choice.cost),)  # `explain` takes it apart
+    return placement.Placement(gang, grants, fleet.nodes[choice.node].name, fleet.tree.levels[-1], mb_s, cost)
 
 
 def _place_gang(

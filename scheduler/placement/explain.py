@@ -28,6 +28,11 @@ class Explanation:
         The chosen domain first, then the runners-up, with their score terms.
     passed_over : tuple of Candidate
         Domains that were not compared, finest level first, each with the reason.
+
+    Notes
+    -----
+    The terms of a lone pod add up to its cost in the unit of the pod rule (nano-GPU for the opportunity cost). Those of a
+    gang are milli-GPU before they are weighed.
     """
 
     gang: str
@@ -61,11 +66,25 @@ def explain(
     decision = engine.place(snapshot, gang, score, tiers)
     compared: tuple[placement.Candidate, ...] = ()
     if isinstance(decision, placement.Placement):
-        chosen = placement.Candidate(decision.domain, decision.level, decision.terms)
-        compared = (chosen, *decision.runners_up)
+        compared = tuple(_nodes(snapshot, gang, score)) if engine.lone(gang) else _domains(decision)
     known = set(engine.levels(gang)) <= set(snapshot.topology.tree.levels)
     passed = tuple(_passed_over(snapshot, gang, score, compared, most)) if known else ()
     return Explanation(gang.name, score.policy.metadata.name, decision, compared, passed)
+
+
+def _domains(decision: placement.Placement) -> tuple[placement.Candidate, ...]:
+    """Return the domains that were compared for a gang."""
+    return placement.Candidate(decision.domain, decision.level, decision.terms), *decision.runners_up
+
+
+def _nodes(snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring) -> Iterator[placement.Candidate]:
+    """Yield the best nodes for a lone pod, with the terms that make up their costs."""
+    fleet = snapshot.topology
+    wanted = score.demand(gang.roles[0].request)
+    for node in score.ranking(snapshot, wanted, 0, len(fleet.nodes), 1 + engine.RUNNERS_UP):
+        yield placement.Candidate(
+            fleet.nodes[node.node].name, fleet.tree.levels[-1], score.terms(snapshot, wanted, node)
+        )
 
 
 def _passed_over(

@@ -1,7 +1,7 @@
 """A policy compiled for a fleet and a target workload: what the engine asks when it has to choose."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,6 @@ class NodeChoice:
     node: int
     gpu: int
     cost: int
-    terms: placement.Terms = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -105,6 +104,37 @@ class Scoring:
         ties = np.flatnonzero(cost == cost.min())
         node = low + int(ties[self.topology.tie[low:high][ties].argmin()])
         return NodeChoice(node, int(row.gpu[node]), int(cost[node - low]))
+
+    def ranking(
+        self, snapshot: state.Snapshot, wanted: demands.Demand, low: int, high: int, most: int
+    ) -> list[NodeChoice]:
+        """Return the best nodes in ``[low, high)`` for one pod, at most `most`; the first is what `choose` returns."""
+        row = self.row(snapshot, wanted)
+        cost = row.cost[low:high]
+        for opens in self._openings(snapshot, wanted):
+            cost = cost + opens[low:high]
+        order = np.lexsort((self.topology.tie[low:high], cost))[:most]
+        able = order[cost[order] < rows.INFEASIBLE]
+        return [NodeChoice(low + n, int(row.gpu[low + n]), int(cost[n])) for n in able.tolist()]
+
+    def terms(self, snapshot: state.Snapshot, wanted: demands.Demand, chosen: NodeChoice) -> placement.Terms:
+        """Take the cost of a choice apart: a signed term for each weight that mattered; their sum is the cost.
+
+        Notes
+        -----
+        Costs are linear in the weights once the GPU is chosen, so the term of a weight is the cost of that node and GPU
+        when all other weights are nothing. Rules without weights have one term, the cost.
+        """
+        found: dict[str, int] = {}
+        if self.policy.spec.pods.rule == "opportunity-cost":
+            nodes = np.array([chosen.node])
+            if chosen.gpu >= 0:
+                wanted = replace(wanted, eligible=np.full_like(wanted.eligible, 1 << chosen.gpu))
+            for name, weight in self.tables.weights.items():
+                alone = replace(self.tables, weights=dict.fromkeys(self.tables.weights, 0) | {name: weight})
+                found[name] = int(opportunity.opportunity_cost(alone, snapshot, wanted, nodes)[0][0])
+            found["scarcity"] = sum(int(opens[chosen.node]) for opens in self._openings(snapshot, wanted))
+        return tuple((name, term) for name, term in found.items() if term) or (("cost", chosen.cost),)
 
     def grant(self, snapshot: state.Snapshot, wanted: demands.Demand, chosen: NodeChoice) -> state.Grant:
         """Return what a lone pod takes on its node: the shared GPU chosen, or the lowest free GPUs.

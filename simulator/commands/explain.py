@@ -12,6 +12,11 @@ from simulator import replay
 from simulator.commands import console, inputs
 from simulator.report import sheet, units
 
+TERMS = (
+    "Score terms are integers, lower is better. Those of a lone pod are weighed and add up to its score (nano-GPU for the "
+    "opportunity cost); those of a gang are milli-GPU that its policy then weighs."
+)
+
 ENDS = 4
 """Reasons shown from the beginning and from the end of a long wait."""
 
@@ -113,7 +118,7 @@ def sheets(story: explain.Explanation, driven: replay.Replay) -> list[sheet.Shee
     return [
         sheet.sheet(f"Decision on {story.gang}, policy {story.policy}", "<figure|<value", facts),
         devices,
-        _candidates("Compared domains", story.compared, "Score terms are integers, lower is better, in their order."),
+        _candidates("Compared domains", story.compared, TERMS),
         _candidates("Domains passed over", story.passed_over, ""),
     ]
 

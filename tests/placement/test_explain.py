@@ -2,7 +2,7 @@
 
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
-from scheduler.placement import engine, explain, placement
+from scheduler.placement import engine, explain, placement, policy, scoring
 from scheduler.snapshot import state
 from tests.placement import fleets
 
@@ -58,6 +58,7 @@ def test_lone_pods_and_unknown_levels_have_a_story_too() -> None:
     fleet = fleets.racks(2)
     alone = explain.explain(state.empty(fleet), fleets.workers(1, gpus=1), fleets.compiled(fleet))
     assert alone.compared[0].level == "node" and "placed: 1 of 1 pods" in str(alone)
+    assert len(alone.compared) == 2 and "runner-up 1: node" in str(alone)
     unknown = explain.explain(state.empty(fleet), fleets.workers(1, required="hall", gpus=1), fleets.compiled(fleet))
     assert "NoSuchLevel" in str(unknown) and not unknown.passed_over
 
@@ -67,3 +68,17 @@ def test_domains_beyond_the_beam_are_said_to_hold_the_gang() -> None:
     story = explain.explain(state.empty(fleet), fleets.workers(2, gpus=4), fleets.compiled(fleet))
     racks = [c.refusal for c in story.passed_over if c.level == "rack"]
     assert len(racks) == 4 and all(why.startswith("holds every role") for why in racks)
+
+
+def test_the_terms_of_a_lone_pod_are_those_of_the_policy_and_add_up_to_its_score() -> None:
+    fleet = fleets.racks(2)
+    snapshot, pod = state.empty(fleet), fleets.workers(1, gpus=1)
+    snapshot.take(state.Grant(1, 0b0001, 1000))
+    score = scoring.compile_scoring(policy.ScoringPolicy(metadata=policy.Metadata(name="muster")), fleet)
+    story = explain.explain(snapshot, pod, score)
+    assert isinstance(story.decision, placement.Placement)
+    chosen, other = story.compared
+    assert chosen.domain == story.decision.domain == "n01"
+    assert sum(term for _, term in chosen.terms) == dict(story.decision.terms)["cost"]
+    assert "open" in dict(other.terms) and "open" not in dict(chosen.terms)
+    assert f"chosen: node {chosen.domain}: {chosen.terms[0][0]} " in str(story)

@@ -176,3 +176,5 @@ def test_a_small_partition_goes_where_the_large_one_is_lost_already() -> None:
     snapshot.take(state.Grant(1, 1, partitions=((0, 1 << 6),)))
     chosen = one.choose(snapshot, one.demand(mig(profile(1).name)))
     assert chosen is not None and chosen.node == 1
+    terms = dict(one.terms(snapshot, one.demand(mig(profile(1).name)), chosen))
+    assert sum(terms.values()) == chosen.cost and "value" in terms

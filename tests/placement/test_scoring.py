@@ -141,3 +141,38 @@ def test_a_policy_without_a_target_still_decides() -> None:
             request.PodRequest(gpus=4),
         ):
             assert scored.choose(snapshot, scored.demand(pod)) is not None
+
+
+@given(states.snapshots(), states.pods(), rules)
+def test_the_terms_of_a_choice_add_up_to_its_cost(
+    snapshot: state.Snapshot, pod: request.PodRequest, rule: policy.PodRule
+) -> None:
+    scored = states.compiled(rule, snapshot.topology, WANTED)
+    wanted = scored.demand(pod)
+    ranked = scored.ranking(snapshot, wanted, 0, len(snapshot.up), 3)
+    if rule != "random":  # its order is drawn anew
+        assert ranked[:1] == [one for one in [scored.choose(snapshot, wanted)] if one]
+    assert [one.cost for one in ranked] == sorted(one.cost for one in ranked)
+    for one in ranked:
+        terms = dict(scored.terms(snapshot, wanted, one))
+        assert sum(terms.values()) == one.cost
+        assert terms.keys() <= ({"cost"} | scored.tables.weights.keys())
+        if pod.gpus and rule == "opportunity-cost":
+            assert terms["value"] > 0
+
+
+def test_terms_say_which_weight_a_choice_owes_its_cost_to() -> None:
+    """One share on an untouched machine of two GPUs: written out by hand."""
+    fleet = states.fleet([states.machine("a", 2)])
+    snapshot = state.empty(fleet)
+    scored = states.compiled("opportunity-cost", fleet, target.from_requests([(request.PodRequest(gpus=1), 1)]))
+    wanted = scored.demand(request.PodRequest(gpus=1))
+    chosen = scored.choose(snapshot, wanted)
+    assert chosen is not None
+    weights = scored.tables.weights
+    terms = dict(scored.terms(snapshot, wanted, chosen))
+    assert terms == {
+        "left": weights["left"] * 125 * 1000,
+        "open": weights["open"] * 1_000_000,
+        "value": weights["value"] * 1_000_000,
+    }
