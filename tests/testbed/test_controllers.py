@@ -12,10 +12,11 @@ import pytest
 
 from scheduler.apiserver import client, errors
 from tests.testbed import cluster as clusters
+from tests.testbed import fixtures, kwok
 from tests.testbed.controllers import controller, jobset, kueue, lws, manifests
 from tests.testbed.fleet import create, presets
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first of them may compile a controller
 
 CLASS = "gpu.muster.dev"
 GATE = "muster.dev/placement"
@@ -27,16 +28,19 @@ Obj = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def machines(cluster: clusters.Cluster) -> Iterator[presets.Fleet]:
+def machines(cluster_session: clusters.Cluster) -> Iterator[presets.Fleet]:
     """Four simulated machines with their slices, and the device class of their GPUs."""
+    home = cluster_session
+    if "kwok" not in home.parts.parts:
+        kwok.start(home)
 
     async def put() -> None:
-        async with await client.Client.connect(cluster.kubeconfig) as api:
-            await create.create(api, FLEET, minor=cluster.kubernetes.minor)
+        async with await client.Client.connect(home.kubeconfig) as api:
+            await create.create(api, FLEET, minor=home.kubernetes.minor)
             await manifests.apply(api, [_device_class()])
 
     async def take() -> None:
-        async with await client.Client.connect(cluster.kubeconfig) as api:
+        async with await client.Client.connect(home.kubeconfig) as api:
             await create.delete(api, FLEET)
 
     asyncio.run(put())
@@ -45,18 +49,23 @@ def machines(cluster: clusters.Cluster) -> Iterator[presets.Fleet]:
 
 
 @pytest.fixture(scope="module")
-def with_jobset(cluster: clusters.Cluster) -> controller.Running:
-    return jobset.start(cluster)
+def with_jobset(cluster_session: clusters.Cluster) -> controller.Running:
+    return jobset.start(cluster_session)
 
 
 @pytest.fixture(scope="module")
-def with_kueue(cluster: clusters.Cluster, with_jobset: controller.Running) -> controller.Running:
-    return kueue.start(cluster)
+def with_kueue(cluster_session: clusters.Cluster, with_jobset: controller.Running) -> controller.Running:
+    return kueue.start(cluster_session)
 
 
 @pytest.fixture(scope="module")
-def with_lws(cluster: clusters.Cluster) -> controller.Running:
-    return lws.start(cluster)
+def with_lws(cluster_session: clusters.Cluster) -> controller.Running:
+    return lws.start(cluster_session)
+
+
+@pytest.fixture
+def namespace(space: fixtures.Space) -> str:
+    return space.name
 
 
 @pytest.fixture
@@ -87,6 +96,19 @@ async def test_the_validating_webhook_of_jobset_is_asked(
     wrong["spec"]["successPolicy"] = {"operator": "All", "targetReplicatedJobs": ["nobody"]}
     with pytest.raises(errors.ApiError, match=r"vjobset\.kb\.io.*nobody"):
         await manifests.apply(api, [wrong])
+
+
+async def test_a_controller_that_ended_holds_its_objects_up_until_it_is_started_again(
+    api: client.Client, cluster: clusters.Cluster, namespace: str, with_jobset: controller.Running
+) -> None:
+    cluster.parts.stop("jobset")
+    try:
+        with pytest.raises(errors.ApiError, match=r"failed calling webhook .*mjobset\.kb\.io"):
+            await manifests.apply(api, [_jobset(namespace)])
+    finally:
+        await asyncio.to_thread(jobset.start, cluster)
+    [kept] = await manifests.apply(api, [_jobset(namespace)])
+    assert kept["spec"]["network"]["enableDNSHostnames"] is True
 
 
 async def test_kueue_reserves_quota_for_claims_and_our_check_steers_the_pods(
@@ -160,20 +182,32 @@ async def test_a_leader_worker_set_starts(
     api: client.Client, namespace: str, machines: presets.Fleet, with_lws: controller.Running
 ) -> None:
     await manifests.apply(api, [_claim_template(namespace), _leader_worker_set(namespace)])
-    leaders = await _until("2 leaders", lambda: _pods(api, namespace, 2))
-    assert {_index(pod, "worker-index") for pod in leaders} == {"0"}, "workers exist before their leader has a node"
-    await _ungate(api, leaders)
     pods = await _until("4 pods", lambda: _pods(api, namespace, 4))
-    assert {(_index(pod, "group-index"), _index(pod, "worker-index")) for pod in pods} == {
+    assert sorted((_index(pod, "group-index"), _index(pod, "worker-index")) for pod in pods) == [
         ("0", "0"),
         ("0", "1"),
         ("1", "0"),
         ("1", "1"),
-    }
-    await _ungate(api, [pod for pod in pods if _index(pod, "worker-index") == "1"])
-    path = f"/apis/leaderworkerset.x-k8s.io/v1/namespaces/{namespace}/leaderworkersets/decode"
-    ready = await _until("Available", lambda: _with(api, path, "Available"), 60)
+    ]
+    assert all(_gates(pod) == [GATE] for pod in pods)
+    await _ungate(api, pods)
+    ready = await _until("Available", lambda: _with(api, _lws_path(namespace), "Available"), 60)
     assert ready["status"]["readyReplicas"] == 2
+
+
+async def test_workers_that_wait_for_a_ready_leader_do_not_exist_while_it_is_gated(
+    api: client.Client, namespace: str, machines: presets.Fleet, with_lws: controller.Running
+) -> None:
+    """Whoever waits for all pods of such a group before it removes a gate waits for ever."""
+    late = _leader_worker_set(namespace)
+    late["spec"]["startupPolicy"] = "LeaderReady"
+    await manifests.apply(api, [_claim_template(namespace), late])
+    leaders = await _until("2 leaders", lambda: _pods(api, namespace, 2))
+    await asyncio.sleep(2)
+    assert len(await _list(api, _pods_path(namespace))) == 2
+    assert {_index(pod, "worker-index") for pod in leaders} == {"0"}
+    await _ungate(api, leaders)
+    await _until("4 pods", lambda: _pods(api, namespace, 4))
 
 
 # What the tests create.
@@ -331,3 +365,7 @@ def _pods_path(namespace: str) -> str:
 
 def _set_path(namespace: str) -> str:
     return f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{namespace}/jobsets/train"
+
+
+def _lws_path(namespace: str) -> str:
+    return f"/apis/leaderworkerset.x-k8s.io/v1/namespaces/{namespace}/leaderworkersets/decode"
