@@ -9,7 +9,7 @@ import numpy as np
 
 from scheduler import policies
 from scheduler.placement import policy
-from simulator import inflation, published, study
+from simulator import inflation, published, study, workers
 from tests.bench import figure, inputs
 
 OURS, BASELINE = "muster", "fgd"
@@ -42,7 +42,7 @@ class Bench:
 
     def run(self, chosen: Sequence[policy.ScoringPolicy], seeds: int) -> study.Study:
         """Run policies on the workloads."""
-        return study.run(self.folder, chosen, inflation.seeds(seeds), self.workloads)
+        return study.run(self.folder, chosen, inflation.seeds(seeds), self.workloads, count=workers.default())
 
     @functools.cached_property
     def conformance(self) -> study.Study:
