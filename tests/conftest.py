@@ -6,6 +6,17 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.testbed.fixtures import (  # noqa: F401  fixtures and hooks of the testbed
+    cluster,
+    cluster_session,
+    kubernetes_version,
+    pytest_collection_modifyitems,
+    pytest_runtest_makereport,
+    real_nodes,
+    real_session,
+    space,
+)
+
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None)

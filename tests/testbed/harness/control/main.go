@@ -21,34 +21,28 @@ import (
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
-func command(name string) *cobra.Command {
-	switch name {
-	case "kube-apiserver":
-		return apiserver.NewAPIServerCommand()
-	case "kube-controller-manager":
-		return controllers.NewControllerManagerCommand()
-	case "kube-scheduler":
-		return scheduler.NewSchedulerCommand()
-	case "kubelet":
-		return kubelet.NewKubeletCommand(context.Background())
-	}
-	return nil
+// Each constructor may run once only: some of them register signal handlers.
+var programs = map[string]func() *cobra.Command{
+	"kube-apiserver":          apiserver.NewAPIServerCommand,
+	"kube-controller-manager": controllers.NewControllerManagerCommand,
+	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
+	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 }
 
 func main() {
 	name, args := filepath.Base(os.Args[0]), os.Args
-	if command(name) == nil && name != "etcd" && len(args) > 1 {
+	if programs[name] == nil && name != "etcd" && len(args) > 1 {
 		name, args = args[1], args[1:]
 	}
 	if name == "etcd" {
 		etcdmain.Main(args)
 		return
 	}
-	chosen := command(name)
-	if chosen == nil {
+	chosen, known := programs[name]
+	if !known {
 		fmt.Fprintln(os.Stderr, "usage: control etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet [FLAGS]")
 		os.Exit(2)
 	}
 	os.Args = args
-	os.Exit(cli.Run(chosen))
+	os.Exit(cli.Run(chosen()))
 }
