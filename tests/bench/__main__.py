@@ -10,7 +10,8 @@ from rich import console
 
 from simulator import study
 from simulator.report import sheet, tables, whole
-from tests.bench import core, figure, host, openb
+from tests.bench import core, figure, host, openb, stock
+from tests.testbed import versions
 
 OUT = Path("build/bench")
 
@@ -40,6 +41,18 @@ def run_openb(quick: bool, traces: Path | None, check: bool) -> None:
 def run_core(traces: Path | None, check: bool) -> None:
     """Take speed and memory of the core."""
     finish("core", list(progress(figure.take("core", core.measurements(traces)))), check)
+
+
+@bench.command("stock")
+@click.option("--kubernetes", "version", default=versions.NEWEST, help="Version of Kubernetes.", show_default=True)
+@click.option("--nodes", type=click.Choice(["500", "5000"]), help="Only the fleet of so many nodes.")
+@click.option("--check", is_flag=True, help="Exit with 1 when a figure misses its bound.")
+def run_stock(version: str, nodes: str | None, check: bool) -> None:
+    """Take the throughput of stock kube-scheduler with its own DRA allocation on simulated nodes."""
+    fleets = tuple(fleet for fleet in stock.FLEETS if nodes in (None, str(len(fleet))))
+    with stock.Bench(version) as made:
+        figures = list(progress(figure.take("stock", stock.measurements(made, fleets))))
+        finish("stock", figures, check, parts=made.parts(), runs=made.as_json())
 
 
 def progress(figures: Iterable[figure.Figure]) -> Iterator[figure.Figure]:

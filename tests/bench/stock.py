@@ -1,0 +1,127 @@
+"""What stock kube-scheduler does with its own DRA allocation on simulated nodes: the peer that Muster is measured against.
+
+Everything runs on this machine: etcd, API server, controllers, kube-scheduler with its default profile, kwok, and the
+program that creates the pods.
+"""
+
+import asyncio
+import contextlib
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scheduler.apiserver import client
+from tests.bench import burst, figure
+from tests.testbed import build, cluster, kwok, versions
+from tests.testbed.fleet import create, presets
+
+RUNS, WARM_PODS = 3, 20
+FLEETS = (presets.fleet_500, presets.fleet_5000)
+KINDS = {"claims": burst.GPUS, "no claims": 0}
+
+
+@dataclass(slots=True)
+class Bench:
+    """Clusters with fleets, one after the other, and the bursts that they were given; each is made when first asked for."""
+
+    version: str = versions.NEWEST
+    opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    running: tuple[presets.Fleet, Path, float] | None = None
+    taken: dict[str, list[burst.Burst]] = field(default_factory=dict)
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.opened.close()
+
+    def fleet_ready(self, fleet: presets.Fleet) -> tuple[float, str]:
+        """Return the seconds from the start of the cluster until all nodes were Ready, binaries built before."""
+        return self._cluster(fleet)[1], "from the start of etcd, with slices"
+
+    def rate(self, fleet: presets.Fleet, kind: str) -> tuple[float, str]:
+        """Return pods bound per second."""
+        return _median(self._bursts(fleet, kind), lambda each: each.rate)
+
+    def wait(self, fleet: presets.Fleet, kind: str, share: float) -> tuple[float, str]:
+        """Return a quantile of the seconds from a pod's creation until it was bound."""
+        return _median(self._bursts(fleet, kind), lambda each: each.quantile(share))
+
+    def creation(self, fleet: presets.Fleet, kind: str) -> tuple[float, str]:
+        """Return pods created per second: when it is near the rate of binding, the burst measures its own creator."""
+        return _median(self._bursts(fleet, kind), lambda each: len(each.waits) / each.create_s)
+
+    def parts(self) -> dict[str, str]:
+        """Return the versions of what was measured."""
+        return {
+            "kubernetes": self.version,
+            "etcd": versions.locked(f"kubernetes-{self.version}", "go.etcd.io/etcd/server/v3"),
+            "kwok": versions.locked("kwok", "sigs.k8s.io/kwok"),
+            "feature gates": ", ".join(versions.kubernetes(self.version).gates),
+        }
+
+    def as_json(self) -> dict[str, object]:
+        """Return every run, for the result file."""
+        return {name: [each.as_json() for each in bursts] for name, bursts in self.taken.items()}
+
+    def _bursts(self, fleet: presets.Fleet, kind: str) -> list[burst.Burst]:
+        kubeconfig, _ = self._cluster(fleet)
+        key = f"{len(fleet)} nodes, {kind}"
+        if key not in self.taken:
+            self.taken[key] = asyncio.run(_runs(kubeconfig, kind))
+        return self.taken[key]
+
+    def _cluster(self, fleet: presets.Fleet) -> tuple[Path, float]:
+        """Return the kubeconfig of a cluster with a fleet, and how long it took until it was Ready."""
+        if self.running is None or self.running[0] is not fleet:
+            self.opened.close()
+            self.running = None
+            build.binary("kwok", say)
+            made = self.opened.enter_context(cluster.Cluster(cluster.Options(self.version), tell=say))
+            begin = time.monotonic()
+            kwok.start(made.start())
+            asyncio.run(_filled(made.kubeconfig, fleet, made.kubernetes.minor))
+            self.running = fleet, made.kubeconfig, time.monotonic() - begin
+        return self.running[1:]
+
+
+async def _filled(kubeconfig: Path, fleet: presets.Fleet, minor: int) -> None:
+    async with await client.Client.connect(kubeconfig) as api:
+        await create.create(api, fleet, minor, told)
+
+
+async def _runs(kubeconfig: Path, kind: str) -> list[burst.Burst]:
+    """Run one small burst to warm up and then those that count."""
+    name, gpus = kind.replace(" ", "-"), KINDS[kind]
+    async with await client.Client.connect(kubeconfig) as api:
+        await burst.run(api, f"warm-{name}", WARM_PODS, gpus)
+        return [await burst.run(api, f"{name}-{number}", gpus=gpus) for number in range(RUNS)]
+
+
+def _median(bursts: Sequence[burst.Burst], value: Callable[[burst.Burst], float]) -> tuple[float, str]:
+    values = [value(each) for each in bursts]
+    return statistics.median(values), burst.spread(values)
+
+
+def told(what: str, done: int, count: int) -> None:
+    say(f"{what}: {done} of {count}")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def measurements(made: Bench, fleets: Sequence[presets.Fleet] = FLEETS) -> Iterator[tuple[str, figure.Measurement]]:
+    """Yield the figures, fleet by fleet, so that one cluster runs at a time."""
+    for fleet in fleets:
+        yield f"fleet ready @ {len(fleet)} nodes", functools.partial(made.fleet_ready, fleet)
+        for kind in KINDS:
+            where = f"@ {len(fleet)} nodes, {kind}"
+            yield f"pods bound {where}", functools.partial(made.rate, fleet, kind)
+            yield f"pods created {where}", functools.partial(made.creation, fleet, kind)
+            yield f"wait p50 {where}", functools.partial(made.wait, fleet, kind, 0.5)
+            yield f"wait p99 {where}", functools.partial(made.wait, fleet, kind, 0.99)
