@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from scheduler.apiserver import client
 from tests.bench import burst, figure
 from tests.testbed import build, cluster, kwok, versions
 from tests.testbed.fleet import create, presets
+
+T = TypeVar("T")
 
 RUNS, WARM_PODS = 3, 20
 FLEETS = (presets.fleet_500, presets.fleet_5000)
@@ -30,8 +33,8 @@ class Bench:
 
     version: str = versions.NEWEST
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    running: tuple[presets.Fleet, Path, float] | None = None
-    taken: dict[str, list[burst.Burst]] = field(default_factory=dict)
+    ready: dict[str, tuple[Path, float] | Exception] = field(default_factory=dict)
+    taken: dict[str, list[burst.Burst] | Exception] = field(default_factory=dict)
 
     def __enter__(self) -> "Bench":
         return self
@@ -66,27 +69,39 @@ class Bench:
 
     def as_json(self) -> dict[str, object]:
         """Return every run, for the result file."""
-        return {name: [each.as_json() for each in bursts] for name, bursts in self.taken.items()}
+        runs = {name: bursts for name, bursts in self.taken.items() if not isinstance(bursts, Exception)}
+        return {name: [each.as_json() for each in bursts] for name, bursts in runs.items()}
 
     def _bursts(self, fleet: presets.Fleet, kind: str) -> list[burst.Burst]:
         kubeconfig, _ = self._cluster(fleet)
-        key = f"{len(fleet)} nodes, {kind}"
-        if key not in self.taken:
-            self.taken[key] = asyncio.run(_runs(kubeconfig, kind))
-        return self.taken[key]
+        return once(self.taken, f"{len(fleet)} nodes, {kind}", lambda: asyncio.run(_runs(kubeconfig, kind)))
 
     def _cluster(self, fleet: presets.Fleet) -> tuple[Path, float]:
-        """Return the kubeconfig of a cluster with a fleet, and how long it took until it was Ready."""
-        if self.running is None or self.running[0] is not fleet:
-            self.opened.close()
-            self.running = None
-            build.binary("kwok", say)
-            made = self.opened.enter_context(cluster.Cluster(cluster.Options(self.version), tell=say))
-            begin = time.monotonic()
-            kwok.start(made.start())
-            asyncio.run(_filled(made.kubeconfig, fleet, made.kubernetes.minor))
-            self.running = fleet, made.kubeconfig, time.monotonic() - begin
-        return self.running[1:]
+        """Return the kubeconfig of the cluster with a fleet, and how long it took until it was Ready."""
+        return once(self.ready, fleet.name, lambda: self._started(fleet))
+
+    def _started(self, fleet: presets.Fleet) -> tuple[Path, float]:
+        """Start a cluster with a fleet in place of the one before."""
+        self.opened.close()
+        build.binary("kwok", say)
+        made = self.opened.enter_context(cluster.Cluster(cluster.Options(self.version), tell=say))
+        begin = time.monotonic()
+        kwok.start(made.start())
+        asyncio.run(_filled(made.kubeconfig, fleet, made.kubernetes.minor))
+        return made.kubeconfig, time.monotonic() - begin
+
+
+def once(answers: dict[str, T | Exception], key: str, make: Callable[[], T]) -> T:
+    """Return what `make` gives, asked once per key; a failure is raised again each time, since a try takes minutes."""
+    if key not in answers:
+        try:
+            answers[key] = make()
+        except Exception as error:
+            answers[key] = error
+    answer = answers[key]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 async def _filled(kubeconfig: Path, fleet: presets.Fleet, minor: int) -> None:

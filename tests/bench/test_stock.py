@@ -1,0 +1,39 @@
+"""Figures of the stock benchmark: what is asked, and that nothing is tried twice."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench import burst, figure, stock
+
+
+def test_every_figure_has_its_entry_among_the_bounds() -> None:
+    known = figure.bounds("stock")
+    names = [name for name, _ in stock.measurements(stock.Bench())]
+    assert len(names) == len(set(names)) == 18
+    assert all(name in known or name.split(" @")[0] in known for name in names)
+    assert known["fleet ready @ 500 nodes"].value == 30 and known["fleet ready @ 5000 nodes"].value == 240
+
+
+def test_a_failure_is_told_again_without_another_try() -> None:
+    tried = []
+
+    def fail() -> int:
+        tried.append(1)
+        raise burst.Unbound("3 of 500 pods")
+
+    answers: dict[str, int | Exception] = {}
+    for _ in range(2):
+        with pytest.raises(burst.Unbound, match="3 of 500 pods"):
+            stock.once(answers, "claims", fail)
+    assert tried == [1]
+    assert stock.once(answers, "no claims", lambda: 7) == stock.once(answers, "no claims", fail) == 7
+
+
+def test_the_median_of_three_bursts_with_their_spread() -> None:
+    made = stock.Bench()
+    made.ready["f500"] = made.ready["f5000"] = (Path("kubeconfig"), 1.0)
+    made.taken["500 nodes, claims"] = [burst.Burst(s, 1.0, (s / 2, s)) for s in (4.0, 1.0, 2.0)]
+    assert made.rate(stock.FLEETS[0], "claims") == (1.0, "0.5 to 2 in 3 runs")
+    assert made.wait(stock.FLEETS[0], "claims", 0.99) == (2.0, "1 to 4 in 3 runs")
+    assert made.as_json()["500 nodes, claims"][0] == {"pods": 2, "bound": 4.0, "created": 1.0, "p50": 2.0, "p99": 4.0}
