@@ -12,10 +12,10 @@ STAMP := $(VENV)/.installed
 # A shim that exists but does not run (pyenv, asdf) counts as absent.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
 
-.PHONY: help setup demo test test-fast lint fmt types arch bench bench-openb bench-core mutation lock clean
+.PHONY: help setup demo test test-fast test-assumptions lint fmt types arch bench bench-openb bench-core bench-stock cluster cluster-down mutation lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make the environment in .venv from the hashed lock file
 
@@ -38,10 +38,20 @@ demo: $(STAMP) ## replay a built-in fleet and workload under three policies; wri
 	$(BIN)/muster-sim demo --out build/demo
 
 test: lint types arch ## everything that CI runs
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q scheduler simulator tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not testbed" scheduler simulator dra_driver tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m testbed tests
+
+test-assumptions: $(STAMP) ## what Muster assumes of Kubernetes, on the newest version and on the floor
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/testbed/assumptions
 
 test-fast: $(STAMP) ## the quick tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" scheduler simulator tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not testbed" scheduler simulator dra_driver tests
+
+cluster: $(STAMP) ## a real Kubernetes cluster on this machine, left running; UP="--nodes 0 --fleet fleet_500" changes it
+	$(BIN)/python -m tests.testbed up $(UP)
+
+cluster-down: $(STAMP) ## end it
+	$(BIN)/python -m tests.testbed down --all
 
 lint: $(STAMP) ## style
 	$(BIN)/ruff check scheduler simulator dra_driver proto tests
@@ -57,13 +67,16 @@ types: $(STAMP) ## strict types
 arch: $(STAMP) ## import contracts
 	$(BIN)/lint-imports --no-cache
 
-bench: bench-openb bench-core ## all benchmarks
+bench: bench-openb bench-core bench-stock ## all benchmarks
 
 bench-openb: $(STAMP) ## the published packing experiment and our policy beside it; writes build/bench/openb.json
 	$(BIN)/python -m tests.bench openb
 
 bench-core: $(STAMP) ## speed and memory of the core; writes build/bench/core.json
 	$(BIN)/python -m tests.bench core
+
+bench-stock: $(STAMP) ## stock kube-scheduler's own DRA throughput on simulated nodes; writes build/bench/stock.json
+	$(BIN)/python -m tests.bench stock
 
 mutation: $(STAMP) ## mutation tests of the core (hours)
 	$(BIN)/mutmut run

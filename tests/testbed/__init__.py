@@ -9,5 +9,6 @@ pki         one certificate authority for each cluster
 control     etcd, kube-apiserver, kube-controller-manager, kube-scheduler
 node        real nodes: containerd and kubelet
 cluster     all of it together
+serve       the process that holds a named cluster between commands
 fixtures    the same for pytest
 """

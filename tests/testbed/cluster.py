@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -127,12 +126,3 @@ class Cluster:
 def _is_ready(item: dict[str, Any]) -> bool:
     conditions = item["status"].get("conditions") or []
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-
-
-def main() -> None:  # a quick look, without the command
-    with Cluster(Options(real_nodes=int(sys.argv[1]) if len(sys.argv) > 1 else 0), tell=print).start() as started:
-        print(started.kubectl("get", "nodes", "-o", "wide"))
-
-
-if __name__ == "__main__":
-    main()

@@ -41,10 +41,7 @@ class Process:
         return self.popen.poll() is None
 
     def tail(self, lines: int = 25) -> str:
-        """Return the end of the log."""
-        with contextlib.suppress(OSError), self.log.open(errors="replace") as text:
-            return "".join(collections.deque(text, lines)).rstrip()
-        return ""
+        return tail(self.log, lines)
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Ask the program to end, and kill it when it does not within `grace_s`."""
@@ -137,6 +134,13 @@ def until(deadline_s: float, pause_s: float = 0.05) -> Iterator[float]:
     while (spent := time.monotonic() - began) < deadline_s:
         yield spent
         time.sleep(pause_s)
+
+
+def tail(log: Path, lines: int = 25) -> str:
+    """Return the end of a log, empty where there is none."""
+    with contextlib.suppress(OSError), log.open(errors="replace") as text:
+        return "".join(collections.deque(text, lines)).rstrip()
+    return ""
 
 
 def _die_with(parent: int) -> Callable[[], None]:
