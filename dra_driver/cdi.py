@@ -7,7 +7,7 @@ together, such as their order. The folder is usually in memory, so files are re-
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +119,11 @@ class Folder:
         names = (path.name for path in self.path.glob(f"{self._prefix}*.json"))
         return {ClaimUid(name.removeprefix(self._prefix).removesuffix(".json")) for name in names}
 
-    def sweep(self, known: Iterable[ClaimUid]) -> list[ClaimUid]:
-        """Remove the files of claims that are not known, and what a crash left half written; return the claims."""
-        orphans = sorted(self.claims() - set(known))
-        for uid in orphans:
-            self.remove(uid)
+    def remove_abandoned(self) -> None:
+        """Remove what a crash left half written."""
         for path in self.path.glob(f".{self._prefix}*.tmp"):
             if time.time() - path.stat().st_mtime > ABANDONED_S:
                 path.unlink(missing_ok=True)
-        return orphans
 
 
 def _contents(path: Path) -> bytes | None:

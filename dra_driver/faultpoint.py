@@ -16,6 +16,7 @@ POINTS = (
     "sharing-applied",
     "mig-gpu-instance-created",  # no compute instance yet: an instance that lists of MIG devices do not show
     "mig-created",
+    "mig-compute-instance-destroyed",
     "mig-destroyed",
     "metadata-written",
     "cdi-temporary-written",

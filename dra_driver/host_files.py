@@ -28,6 +28,8 @@ PROGRAMS = (
     "nvidia-cuda-mps-server",
     "nvidia-imex-ctl",
 )
+CLASSES = (("infiniband_verbs", "infiniband"), ("accel", "accel"), ("vfio-dev", "vfio/devices"))
+"""Kinds of character devices of PCI functions: folder in sysfs, folder in ``/dev``."""
 SOCKETS = ("run/nvidia-persistenced/socket", "run/nvidia-fabricmanager/socket")
 HOOK_PROGRAM = "usr/bin/nvidia-cdi-hook"
 
@@ -82,6 +84,22 @@ class HostFiles:
             _capability(folder / "access", major),
             _capability(folder / f"ci{compute_instance}" / "access", major),
         )
+
+    def function_nodes(self, pci_bus_id: str) -> tuple[edits.DeviceNode, ...]:
+        """Return the nodes of a NIC or another accelerator: those that the kernel made for its PCI function."""
+        function = self.root / "sys/bus/pci/devices" / pci_bus_id
+        names = [
+            f"/dev/{folder}/{path.name}"
+            for kind, folder in CLASSES
+            for path in sorted((function / kind).glob("*"))
+            if (self.root / "dev" / folder / path.name).exists()
+        ]
+        if (
+            any(name.startswith("/dev/infiniband/") for name in names)
+            and (self.root / "dev/infiniband/rdma_cm").exists()
+        ):
+            names.append("/dev/infiniband/rdma_cm")
+        return tuple(self.node(name) for name in names)
 
     def _caps_major(self) -> int:
         found = _MAJOR.search((self.root / "proc/devices").read_text())

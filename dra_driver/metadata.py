@@ -70,8 +70,9 @@ class Folder:
         mounts = {}
         for request in entry.requests:
             path = self._claim(entry.uid) / request / "metadata.json"
-            data = render(entry, request, self.driver, attributes)
-            if not path.exists() or path.read_bytes() != data:
+            # Attributes may change while containers run; a file is rewritten only under a higher generation.
+            if _generation(path) < entry.metadata_generation:
+                data = render(entry, request, self.driver, attributes)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.replace_file(path, data, "metadata", durable=False, mode=0o644)
                 faultpoint.reach("metadata-written")
@@ -84,10 +85,14 @@ class Folder:
         if self._claim(uid).exists():
             shutil.rmtree(self._claim(uid))
 
-    def sweep(self, known: set[ClaimUid]) -> None:
-        """Remove the files of claims that are not known."""
-        if not self.path.exists():
-            return
-        for path in self.path.iterdir():
-            if path.name not in known:
-                shutil.rmtree(path)
+    def claims(self) -> set[ClaimUid]:
+        """Return the claims that have files."""
+        return {ClaimUid(path.name) for path in self.path.iterdir()} if self.path.exists() else set()
+
+
+def _generation(path: Path) -> int:
+    """Return the generation of a file, 0 where there is none that can be read."""
+    try:
+        return int(orjson.loads(path.read_bytes())["metadata"]["generation"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0

@@ -116,6 +116,8 @@ def refuse_conflicts(entry: prepared.Claim, checkpoint: prepared.Checkpoint) -> 
     for other in checkpoint.claims.values():
         if other.uid != entry.uid:
             _refuse_other_sharing(entry, other)
+    for gpu in {held.gpu_uuid for held in entry.devices if held.share_id and held.gpu_uuid and not held.admin_access}:
+        _refuse_too_much(entry, gpu, checkpoint)
 
 
 def same_devices(entry: prepared.Claim, wanted: claim.ResourceClaim) -> bool:
@@ -125,15 +127,16 @@ def same_devices(entry: prepared.Claim, wanted: claim.ResourceClaim) -> bool:
     ]
 
 
-def missing(entry: prepared.Claim, machine: node.NodeTopology) -> tuple[prepared.Device, ...]:
-    """Return the devices of a record that the machine does not have any more."""
+def refuse_missing(entry: prepared.Claim, machine: node.NodeTopology) -> None:
+    """Raise `DeviceError` if the machine does not have a device of a record any more."""
     uuids = {gpu.uuid for gpu in machine.gpus}
     others = {nic.pci_bus_id or nic.name for nic in machine.nics} | {other.pci_bus_id for other in machine.accelerators}
-    return tuple(
-        held
-        for held in entry.devices
-        if (held.gpu_uuid not in uuids if held.gpu_uuid else held.pci_bus_id not in others)
-    )
+    for held in entry.devices:
+        if held.gpu_uuid not in uuids if held.gpu_uuid else held.pci_bus_id not in others:
+            raise DeviceError(
+                f"device {held.pool}/{held.name} ({held.gpu_uuid or held.pci_bus_id}) does not exist any more; delete the"
+                " pods of the claim"
+            )
 
 
 def steps(entry: prepared.Claim) -> tuple[Step, ...]:
@@ -285,6 +288,17 @@ def _ordered(devices: Sequence[prepared.Device], settings: Sequence[opaque.Confi
     """Tell whether the container is to see the GPUs in the claim's order: one request has them all, and no config objects."""
     requests = {held.base_request for held in devices if held.gpu_uuid}
     return len(requests) == 1 and all(config is None or config.device_order == "Plan" for config in settings)
+
+
+def _refuse_too_much(entry: prepared.Claim, gpu: str, checkpoint: prepared.Checkpoint) -> None:
+    """Shares of one GPU add up to no more than the GPU."""
+    mine = [held for held in entry.devices if held.gpu_uuid == gpu and held.share_id and not held.admin_access]
+    asked, taken = sum(held.milli for held in mine), checkpoint.taken_milli(gpu, entry.uid)
+    if asked + taken > device.WHOLE_GPU_MILLI:
+        raise DeviceError(
+            f"device {mine[0].pool}/{mine[0].name}: {asked} thousandths asked, but other claims hold {taken} of"
+            f" {device.WHOLE_GPU_MILLI}; the rest is free once their pods have ended"
+        )
 
 
 def _slices(other: prepared.Claim, gpu_uuid: str) -> bool:

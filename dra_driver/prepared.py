@@ -7,7 +7,6 @@ because minor numbers may change with a reset or a boot.
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
 
 from dra_driver import claim
 from dra_driver.claim import ClaimUid
@@ -175,16 +174,21 @@ class Claim:
         """What to lock while its devices are changed, sorted, so that two claims never wait for each other."""
         return tuple(sorted({device.lock for device in self.devices}))
 
-    def completed(self, devices: tuple[Device, ...]) -> Self:
-        """Return it as prepared, with what became known meanwhile."""
-        return replace(self, phase=Phase.COMPLETED, devices=devices)
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All claims of this node, by UID."""
+    """All claims of this node, by UID.
+
+    Attributes
+    ----------
+    boot_id : str
+        Boot of the node in which the hardware was found in order last.
+    rebuilding : bool
+        The file was lost and the claims of the API server are not all taken over yet.
+    """
 
     boot_id: str = ""
+    rebuilding: bool = False
     claims: Mapping[ClaimUid, Claim] = field(default_factory=dict)
 
     def having(self, entry: Claim) -> "Checkpoint":
@@ -204,6 +208,15 @@ class Checkpoint:
                 for theirs in other.devices:
                     if mine.excludes(theirs):
                         yield mine, other, theirs
+
+    def taken_milli(self, gpu_uuid: str, without: ClaimUid) -> int:
+        """Return how much of a shared GPU the other claims have, in thousandths."""
+        return sum(
+            held.milli
+            for entry in self.claims.values()
+            for held in entry.devices
+            if entry.uid != without and held.gpu_uuid == gpu_uuid and held.share_id and not held.admin_access
+        )
 
     def holders(self, gpu_uuid: str) -> tuple[Claim, ...]:
         """Return the claims that hold a GPU or a part of it."""
