@@ -37,22 +37,17 @@ def request_name(entry: prepared.Claim, request: str) -> str:
     return f"{entry.uid}_{request}"
 
 
-def ids(entry: prepared.Claim, driver: str) -> dict[str, tuple[str, ...]]:
-    """Return the qualified names for each device, by its key; the first device of a request brings the request's own."""
-    found: dict[str, tuple[str, ...]] = {}
+def ids(entry: prepared.Claim, driver: str) -> list[list[str]]:
+    """Return the qualified names for each device of a claim; the first of a request brings the request's own."""
+    found: list[list[str]] = []
     told: set[str] = set()
     for device in entry.devices:
         names = [device_name(entry, device)]
         if device.base_request not in told:
             names.append(request_name(entry, device.base_request))
             told.add(device.base_request)
-        found[f"{device.request}\0{device.key}"] = tuple(f"{kind(driver)}={name}" for name in names)
+        found.append([f"{kind(driver)}={name}" for name in names])
     return found
-
-
-def ids_of(entry: prepared.Claim, device: prepared.Device, driver: str) -> tuple[str, ...]:
-    """Return the qualified names for one device."""
-    return ids(entry, driver)[f"{device.request}\0{device.key}"]
 
 
 def render(

@@ -8,18 +8,8 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from dra_driver import checkpoint, claim, host_files, mig, prepared, sharing, state
+from dra_driver import checkpoint, claim, mig, prepared, state
 from dra_driver.claim import ClaimUid
-
-EXPECTED = (
-    claim.ClaimError,
-    host_files.HostFileError,
-    mig.HardwareError,
-    sharing.SharingError,
-    state.UnreachableError,
-    OSError,
-)
-"""What may go wrong about one claim and is reported for it; anything else is a defect of the driver."""
 
 Object = state.Object  # inside the class, `state` is a field for the type checker
 
@@ -60,7 +50,7 @@ class Recovery:
     async def _restore(self, uid: ClaimUid) -> None:
         try:
             await self.state.restore(uid)
-        except EXPECTED as error:
+        except state.EXPECTED as error:
             log.error("a prepared claim cannot be restored", claim=uid, error=str(error))
             self.tell("RestoreFailed", f"claim {uid}: {error}")
 
@@ -86,8 +76,8 @@ class Recovery:
 
     async def _take_over(self, reference: claim.Reference) -> None:
         try:
-            await self.state.prepare(reference, rebuilt=True)
-        except EXPECTED as error:
+            await self.state.prepare(reference, await self.state.wanted(reference), rebuilt=True)
+        except state.EXPECTED as error:
             log.error("a claim cannot be taken over", claim=str(reference), error=str(error))
             self.tell("RebuildFailed", str(error))
 
@@ -118,7 +108,7 @@ class Recovery:
     async def _unprepare(self, uid: ClaimUid) -> None:
         try:
             await self.state.unprepare(uid)
-        except EXPECTED as error:
+        except state.EXPECTED as error:
             log.error("a claim that is gone cannot be unprepared", claim=uid, error=str(error))
 
     async def _sweep_files(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from dra_driver import cdi, checkpoint, claim, container, locks, metadata, mig, prepare, prepared, sharing
+from dra_driver import cdi, checkpoint, claim, container, host_files, locks, metadata, mig, prepare, prepared, sharing
 from dra_driver.claim import ClaimUid
 from scheduler.model import node
 
@@ -23,6 +23,20 @@ Step = prepare.Step  # inside the class, `prepare` is a method for the type chec
 
 log = structlog.get_logger()
 
+
+class UnreachableError(RuntimeError):
+    """The API server did not answer, or not as it should; a repetition may succeed."""
+
+
+EXPECTED = (
+    claim.ClaimError,
+    host_files.HostFileError,
+    mig.HardwareError,
+    sharing.SharingError,
+    UnreachableError,
+    OSError,
+)
+"""What may go wrong about one claim and is reported for it; anything else is a defect of the driver."""
 
 Object = Mapping[str, Any]
 """A claim as the API server returns it."""
@@ -44,10 +58,6 @@ class Claims(Protocol):
 
     async def allocated(self) -> list[Object]:
         """Return all claims that are allocated and reserved for a pod; raises `UnreachableError`."""
-
-
-class UnreachableError(RuntimeError):
-    """The API server did not answer, or not as it should; a repetition may succeed."""
 
 
 class Machine(Protocol):
@@ -87,11 +97,41 @@ class State:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
-    async def prepare(self, reference: claim.Reference, *, alone: bool = True, rebuilt: bool = False) -> prepared.Claim:
+    async def wanted(self, reference: claim.Reference) -> claim.ResourceClaim | None:
+        """Return the claim as it stands; None where the API server does not say but the claim is prepared already.
+
+        Raises
+        ------
+        ClaimError, UnreachableError
+        """
+        try:
+            obj = await self.parts.claims.get(reference)
+        except UnreachableError:
+            if reference.uid in self.parts.store.read().claims:
+                return None
+            raise
+        return claim.read(obj, reference, self.parts.driver)
+
+    def may_have_gpus(self, wanted: claim.ResourceClaim | None) -> bool:
+        """Tell whether a claim has GPUs or parts of them, or may have them."""
+        others = {nic.device_name for nic in self.parts.machine.current().nics}
+        others |= {other.device_name for other in self.parts.machine.current().accelerators}
+        return wanted is None or any(result.device not in others for result in wanted.results)
+
+    async def prepare(
+        self,
+        reference: claim.Reference,
+        wanted: claim.ResourceClaim | None,
+        *,
+        alone: bool = True,
+        rebuilt: bool = False,
+    ) -> prepared.Claim:
         """Prepare a claim, or find it prepared and make sure that its files are there.
 
         Parameters
         ----------
+        wanted : ResourceClaim or None
+            What `wanted` returned.
         alone : bool
             As in `prepare.decide`.
         rebuilt : bool
@@ -99,11 +139,10 @@ class State:
 
         Raises
         ------
-        ClaimError, HostFileError, SharingError, UnreachableError, OSError
-            With the record, if one was written, kept for the next try.
+        Exception
+            One of `EXPECTED`. The record, if one was written, is kept for the next try.
         """
         parts = self.parts
-        wanted = await self._wanted(reference)
         async with parts.locks.claim(reference.uid):
             entry = parts.store.read().claims.get(reference.uid)
             if entry is not None and wanted is not None and not prepare.same_devices(entry, wanted):
@@ -133,16 +172,6 @@ class State:
             prepare.refuse_missing(entry, machine)
             async with parts.locks.devices(entry.locks):
                 await self._bring_about(entry, machine)
-
-    async def _wanted(self, reference: claim.Reference) -> claim.ResourceClaim | None:
-        """Return the claim as it stands; None where the API server does not say but the claim is prepared already."""
-        try:
-            obj = await self.parts.claims.get(reference)
-        except UnreachableError:
-            if reference.uid in self.parts.store.read().claims:
-                return None
-            raise
-        return claim.read(obj, reference, self.parts.driver)
 
     async def _bring_about(self, entry: prepared.Claim, machine: node.NodeTopology) -> prepared.Claim:
         """Make true what a record says, as far as it is not; its devices are locked."""

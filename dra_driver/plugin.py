@@ -1,0 +1,219 @@
+"""The kubelet's calls: batches of claims, each with its own answer, within the kubelet's patience.
+
+A call fails as a whole only when nothing can be said. Work that is not done at the deadline goes on, and the kubelet's
+next call waits for the same work instead of starting it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+
+from dra_driver import cdi, claim, prepared, state
+from proto.dra.v1 import dra_v1_pb2 as v1
+from proto.dra.v1 import dra_v1_pb2_grpc as v1_grpc
+from proto.dra.v1beta1 import dra_v1beta1_pb2 as v1beta1
+from proto.dra.v1beta1 import dra_v1beta1_pb2_grpc as v1beta1_grpc
+
+PATIENCE_S = 45.0  # of the kubelet, for one call
+MARGIN_S = 2.0  # to write and send the answer
+GRACE_S = 10.0  # for work that is under way when the driver is told to stop
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+Answer = prepared.Claim | str
+"""A prepared claim, or why it is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that ended, for metrics."""
+
+    method: str
+    seconds: float
+    claims: int
+    failed: int
+
+
+class Plugin:
+    """Answers batches; one for all versions of the service."""
+
+    def __init__(
+        self,
+        own: state.State,
+        *,
+        prepared_claim: Callable[[prepared.Claim], None] = lambda entry: None,
+        ended: Callable[[Call], None] = lambda call: None,
+    ) -> None:
+        self._state, self._prepared, self._ended = own, prepared_claim, ended
+        self._preparing: dict[str, asyncio.Task[prepared.Claim]] = {}
+        self._unpreparing: dict[str, asyncio.Task[None]] = {}
+        self._numbers = itertools.count(1)
+
+    def add(self, server: grpc.aio.Server, versions: Iterable[str] = ("v1", "v1beta1")) -> None:
+        """Offer the service on a server."""
+        if "v1" in versions:
+            v1_grpc.add_DRAPluginServicer_to_server(_Servicer(self, v1, shares=True), server)
+        if "v1beta1" in versions:
+            v1beta1_grpc.add_DRAPluginServicer_to_server(_Servicer(self, v1beta1, shares=False), server)
+
+    async def prepare(self, references: Sequence[Any], within_s: float = PATIENCE_S) -> dict[str, Answer]:
+        """Return an answer for each claim, by UID. No claims at all are a probe and get no answers."""
+        deadline = time.monotonic() + within_s - MARGIN_S
+        valid, answers = _checked(references)
+        found = await asyncio.gather(*(self._read(reference, deadline) for reference in valid))
+        with_gpus = sum(not isinstance(wanted, str) and self._state.may_have_gpus(wanted) for wanted in found)
+        tasks: dict[str, asyncio.Task[prepared.Claim]] = {}
+        for reference, wanted in zip(valid, found, strict=True):
+            if isinstance(wanted, str):
+                answers[reference.uid] = wanted
+            elif reference.uid in self._unpreparing:  # joining an older prepare now would be undone right after it
+                answers[reference.uid] = f"{reference}: is being unprepared; a later call prepares it"
+            else:
+                work = self._state.prepare(reference, wanted, alone=with_gpus <= 1)
+                tasks[reference.uid] = _joined(self._preparing, reference.uid, work)
+        answers |= await self._answers(tasks, deadline, "prepared")
+        for answer in answers.values():
+            if isinstance(answer, prepared.Claim):
+                self._prepared(answer)
+        return answers
+
+    async def unprepare(self, references: Sequence[Any], within_s: float = PATIENCE_S) -> dict[str, str]:
+        """Return an error, or "", for each claim, by UID."""
+        deadline = time.monotonic() + within_s - MARGIN_S
+        valid, answers = _checked(references)
+        tasks: dict[str, asyncio.Task[None]] = {
+            reference.uid: _joined(self._unpreparing, reference.uid, self._state.unprepare(reference.uid))
+            for reference in valid
+        }
+        done = await self._answers(tasks, deadline, "unprepared")
+        return {uid: str(error) for uid, error in answers.items()} | {
+            uid: answer if isinstance(answer, str) else "" for uid, answer in done.items()
+        }
+
+    async def stop(self) -> None:
+        """Let work that is under way come to its end, within `GRACE_S`; what does not is continued at the next start."""
+        tasks = [*self._preparing.values(), *self._unpreparing.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=GRACE_S)
+            for task in late:
+                task.cancel()
+
+    async def _read(self, reference: claim.Reference, deadline: float) -> claim.ResourceClaim | str | None:
+        """Return the claim as it stands, or what is wrong with it."""
+        try:
+            async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                return await self._state.wanted(reference)
+        except state.EXPECTED as error:  # a deadline that passed is an OSError too
+            return str(error) or f"{reference}: the API server did not answer in time"
+
+    async def _answers(self, tasks: Mapping[str, asyncio.Task[Any]], deadline: float, verb: str) -> dict[str, Any]:
+        """Wait for tasks until the deadline; return results, and errors as texts."""
+        if not tasks:
+            return {}
+        await asyncio.wait(tasks.values(), timeout=max(0.1, deadline - time.monotonic()))
+        return {uid: _answer(uid, task, verb) for uid, task in tasks.items()}
+
+    async def serve(
+        self, method: str, context: grpc.aio.ServicerContext[Any, Any], claims: Sequence[Any]
+    ) -> dict[str, Any]:
+        """Carry out one call, logged with its number."""
+        number, began = next(self._numbers), time.monotonic()
+        within_s = context.time_remaining() or PATIENCE_S
+        work: Callable[..., Awaitable[dict[str, Any]]] = self.prepare if method == "prepare" else self.unprepare
+        with structlog.contextvars.bound_contextvars(call=number, method=method):
+            answers = await work(claims, min(within_s, PATIENCE_S))
+            failed = {uid: answer for uid, answer in answers.items() if isinstance(answer, str) and answer}
+            seconds = time.monotonic() - began
+            for uid, error in failed.items():
+                log.error("claim failed", claim=uid, error=error)
+            log.info("call ended", claims=len(claims), failed=len(failed), seconds=round(seconds, 4))
+        self._ended(Call(method, seconds, len(claims), len(failed)))
+        return answers
+
+    @property
+    def driver(self) -> str:
+        return self._state.parts.driver
+
+
+class _Servicer:
+    """One version of the service; only v1 knows share ids."""
+
+    def __init__(self, plugin: Plugin, messages: Any, *, shares: bool) -> None:
+        self._plugin, self._messages, self._shares = plugin, messages, shares
+
+    async def NodePrepareResources(  # noqa: N802 (the name of the call)
+        self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Any:
+        answers = await self._plugin.serve("prepare", context, request.claims)
+        response = self._messages.NodePrepareResourcesResponse()
+        for uid, answer in answers.items():
+            if isinstance(answer, str):
+                response.claims[uid].error = answer
+            else:
+                response.claims[uid].devices.extend(self._devices(answer))
+        return response
+
+    async def NodeUnprepareResources(  # noqa: N802 (the name of the call)
+        self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Any:
+        answers = await self._plugin.serve("unprepare", context, request.claims)
+        response = self._messages.NodeUnprepareResourcesResponse()
+        for uid, error in answers.items():
+            response.claims[uid].error = error
+        return response
+
+    def _devices(self, entry: prepared.Claim) -> Iterable[Any]:
+        for held, ids in zip(entry.devices, cdi.ids(entry, self._plugin.driver), strict=True):
+            message = self._messages.Device(
+                request_names=[held.base_request], pool_name=held.pool, device_name=held.name, cdi_device_ids=ids
+            )
+            if self._shares and held.share_id:
+                message.share_id = held.share_id
+            yield message
+
+
+def _checked(references: Sequence[Any]) -> tuple[list[claim.Reference], dict[str, Answer]]:
+    """Return the claims that a call names, each once, and an answer for each that cannot be one."""
+    valid: dict[str, claim.Reference] = {}
+    answers: dict[str, Answer] = {}
+    for named in references:
+        try:
+            valid[named.uid] = claim.reference(named.namespace, named.name, named.uid)
+        except claim.ClaimError as error:
+            answers[named.uid] = str(error)
+    return list(valid.values()), answers
+
+
+def _joined(running: dict[str, asyncio.Task[T]], uid: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Return the task that works on a claim already, or start one."""
+    if uid in running:
+        work.close()
+        return running[uid]
+    task = running[uid] = asyncio.create_task(work)
+    task.add_done_callback(lambda done: running.pop(uid, None))
+    return task
+
+
+def _answer(uid: str, task: asyncio.Task[Any], verb: str) -> Any:
+    """Return what a task made, or the text of its error."""
+    if not task.done():
+        return f"claim {uid}: not {verb} within the deadline; the work goes on and the next call waits for it"
+    if task.cancelled():
+        return f"claim {uid}: not {verb}: the driver is stopping; the next instance continues"
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, state.EXPECTED):
+        return str(error) or f"claim {uid}: {type(error).__name__}"
+    log.error("defect of the driver", claim=uid, exc_info=error)
+    return f"claim {uid}: defect of the driver: {type(error).__name__}: {error}"
