@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,11 +40,14 @@ class Burst:
         The same to the answer of the last creation.
     waits : tuple of float
         Seconds of each pod from its creation to its binding, shortest first.
+    load : float
+        Load average of the machine when it began: above the number of cores, others took part of the time.
     """
 
     seconds: float
     create_s: float
     waits: tuple[float, ...]
+    load: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -57,7 +61,13 @@ class Burst:
     def as_json(self) -> dict[str, float]:
         """Return the fields that result files hold, in seconds."""
         waits = {"p50": self.quantile(0.5), "p99": self.quantile(0.99)}
-        return {"pods": len(self.waits), "bound": self.seconds, "created": self.create_s, **waits}
+        return {
+            "pods": len(self.waits),
+            "bound": self.seconds,
+            "created": self.create_s,
+            **waits,
+            "load_1min": self.load,
+        }
 
 
 @dataclass(slots=True)
@@ -69,6 +79,7 @@ class Clock:
     bound: dict[str, float] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     created: float = 0.0
+    load: float = 0.0
 
     def see(self, pod: Mapping[str, Any], now: float) -> None:
         """Note a pod as the watch shows it."""
@@ -83,7 +94,7 @@ class Clock:
         """Return the sum of it; every pod is bound by now."""
         first = min(self.begun.values())
         waits = sorted(self.bound[name] - begun for name, begun in self.begun.items())
-        return Burst(max(self.bound.values()) - first, self.created - first, tuple(waits))
+        return Burst(max(self.bound.values()) - first, self.created - first, tuple(waits), self.load)
 
     def left(self) -> str:
         """Say what was not bound."""
@@ -112,7 +123,7 @@ async def run(api: client.Client, namespace: str, pods: int = PODS, gpus: int = 
 
 
 async def _timed(api: client.Client, namespace: str, pods: int, claims: bool) -> Burst:
-    path, times = f"{NAMESPACES}/{namespace}/pods", Clock(pods)
+    path, times = f"{NAMESPACES}/{namespace}/pods", Clock(pods, load=round(os.getloadavg()[0], 2))
     listening = asyncio.Event()
     watching = asyncio.create_task(_watch(api, path, times, listening))
     try:
