@@ -118,8 +118,8 @@ async def _runs(kubeconfig: Path, kind: str) -> list[burst.Burst]:
 
 
 def _median(bursts: Sequence[burst.Burst], value: Callable[[burst.Burst], float]) -> tuple[float, str]:
-    values = [value(each) for each in bursts]
-    return statistics.median(values), burst.spread(values)
+    values, loads = [value(each) for each in bursts], [each.load for each in bursts]
+    return statistics.median(values), f"{burst.spread(values)}, load {min(loads):g} to {max(loads):g}"
 
 
 def told(what: str, done: int, count: int) -> None:

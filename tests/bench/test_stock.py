@@ -33,8 +33,8 @@ def test_a_failure_is_told_again_without_another_try() -> None:
 def test_the_median_of_three_bursts_with_their_spread() -> None:
     made = stock.Bench()
     made.ready["f500"] = made.ready["f5000"] = (Path("kubeconfig"), 1.0)
-    made.taken["500 nodes, claims"] = [burst.Burst(s, 1.0, (s / 2, s)) for s in (4.0, 1.0, 2.0)]
-    assert made.rate(stock.FLEETS[0], "claims") == (1.0, "0.5 to 2 in 3 runs")
-    assert made.wait(stock.FLEETS[0], "claims", 0.99) == (2.0, "1 to 4 in 3 runs")
+    made.taken["500 nodes, claims"] = [burst.Burst(s, 1.0, (s / 2, s), s + 1) for s in (4.0, 1.0, 2.0)]
+    assert made.rate(stock.FLEETS[0], "claims") == (1.0, "0.5 to 2 in 3 runs, load 2 to 5")
+    assert made.wait(stock.FLEETS[0], "claims", 0.99) == (2.0, "1 to 4 in 3 runs, load 2 to 5")
     kept = made.as_json()["500 nodes, claims"]
     assert [run["bound"] for run in kept] == [4.0, 1.0, 2.0]
