@@ -67,29 +67,6 @@ def _stretch(found: outcome.Outcome) -> Floats:
     return np.where(known, useful_s(found) / np.where(known, jobs.reference_s, 1.0), 1.0)
 
 
-def slowdown_by_placement(found: outcome.Outcome, rows: Rows | None = None) -> float:
-    """Return the GPU time of finished jobs over what it would be on their best placements; 1 is perfect."""
-    jobs = found.jobs
-    done = (jobs.state == outcome.State.FINISHED) & (jobs.reference_s > 0)
-    done = done if rows is None else done & rows
-    weight = found.trace.gpus()[done]
-    best = float((weight * jobs.reference_s[done]).sum())
-    return float((weight * useful_s(found)[done]).sum()) / best if best else float("nan")
-
-
-def within_level(found: outcome.Outcome) -> dict[str, float]:
-    """Return, per level from the finest up, the share of placed gangs of several pods within one domain of it.
-
-    By the last placement of each gang. Branches of the fabric may leave levels out; a domain of a finer level counts.
-    """
-    several = np.array([shape.gang.size > 1 for shape in found.trace.shapes], dtype=np.bool_)[found.trace.shape]
-    level = found.jobs.level[several & (found.jobs.starts > 0)]
-    if not len(level):
-        return {}
-    names = found.topology.tree.levels
-    return {names[at]: float((level >= at).mean()) for at in range(len(names) - 1, -1, -1)}
-
-
 def gpu_types(trace: job.Trace) -> list[str]:
     """Return, per shape, the GPU types that its jobs ask for: ``any``, ``none``, or names joined by a bar."""
     found = []

@@ -178,10 +178,5 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def target_of(trace: job.Trace) -> target.TargetWorkload:
-    """Return the distribution of a trace's pods, with the sizes of the gangs that they belong to."""
-    kinds = []
-    for shape, jobs in zip(trace.shapes, trace.shape_counts().tolist(), strict=True):
-        if jobs:
-            pods = [(role.request, role.count * jobs) for role in shape.gang.roles]
-            kinds.append(target.from_requests(pods, shape.gang.gpus if shape.gang.size > 1 else 0))
-    return target.merge(*kinds)
+    """Return the distribution of a trace's pods."""
+    return target.from_requests(trace.requests())

@@ -16,13 +16,10 @@ class TargetItem:
         Without its memory, which no score reads.
     count : int
         Pods of this kind.
-    gang_gpus : int
-        GPUs of the gang that the pods belong to; the pod's own for lone pods.
     """
 
     pod: request.PodRequest
     count: int
-    gang_gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +55,10 @@ def _popularity(item: TargetItem) -> tuple[int, int, int, int, str]:
     return item.count, pod.cpu_milli, pod.gpu_milli if pod.gpus else 0, pod.gpus, "|".join(pod.gpu_models)
 
 
-def from_requests(pods: Iterable[tuple[request.PodRequest, int]], gang_gpus: int = 0) -> TargetWorkload:
-    """Build a target from pod requests and how often each occurs; equal requests are added up.
-
-    Parameters
-    ----------
-    gang_gpus : int
-        GPUs of the gang that every one of these pods belongs to, 0 for lone pods.
-    """
-    counts: dict[tuple[request.PodRequest, int], int] = {}
+def from_requests(pods: Iterable[tuple[request.PodRequest, int]]) -> TargetWorkload:
+    """Build a target from pod requests and how often each occurs; equal ones are added up, in a content-derived order."""
+    counts: dict[request.PodRequest, int] = {}
     for pod, count in pods:
-        key = replace(pod, memory_mib=0), gang_gpus or pod.gpus
+        key = replace(pod, memory_mib=0)
         counts[key] = counts.get(key, 0) + count
-    return merge(TargetWorkload(tuple(TargetItem(pod, n, gpus) for (pod, gpus), n in counts.items())))
-
-
-def merge(*targets: TargetWorkload) -> TargetWorkload:
-    """Add targets up, items in a content-derived order."""
-    counts: dict[tuple[request.PodRequest, int], int] = {}
-    for target in targets:
-        for item in target.items:
-            counts[item.pod, item.gang_gpus] = counts.get((item.pod, item.gang_gpus), 0) + item.count
-    return TargetWorkload(tuple(TargetItem(pod, count, gpus) for (pod, gpus), count in sorted(counts.items())))
+    return TargetWorkload(tuple(TargetItem(pod, count) for pod, count in sorted(counts.items())))

@@ -55,11 +55,11 @@ def test_large_fleets_are_measured_in_pieces(snapshot: state.Snapshot, wanted: t
     assert measure.of(gpu[some], cpu[some], some).tolist() == whole[some].tolist()
 
 
-def test_partitions_and_gang_sizes_do_not_count() -> None:
-    """MIG pods have no milli-shares; the same pod in gangs of different size is one item."""
+def test_partitions_do_not_count() -> None:
+    """MIG pods have no milli-shares."""
     fleet = states.fleet([states.machine("a", 2)])
     one, cut = request.PodRequest(gpus=1), request.PodRequest(gpus=1, mig="1g.5gb")
-    wanted = target.merge(target.from_requests([(one, 2), (cut, 5)]), target.from_requests([(one, 3)], gang_gpus=16))
+    wanted = target.from_requests([(one, 2), (cut, 5), (one, 3)])
     measure = fragmentation.compile_fragmentation(fleet, wanted)
     assert (measure.count.tolist(), measure.total) == ([5], 5)
 

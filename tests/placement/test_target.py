@@ -32,12 +32,6 @@ def test_a_target_does_not_depend_on_the_order_of_the_requests(
     assert hash(target.from_requests(mixed)) == hash(target.from_requests(pods))
 
 
-def test_gangs_of_one_request_stay_apart_by_their_size() -> None:
-    made = target.merge(target.from_requests([(EIGHT, 3)]), target.from_requests([(EIGHT, 4)], gang_gpus=64))
-    assert [(item.pod, item.count, item.gang_gpus) for item in made.items] == [(EIGHT, 3, 8), (EIGHT, 4, 64)]
-    assert target.merge(made, made).total == 14
-
-
 def test_the_cut_takes_the_shortest_prefix_that_reaches_the_share() -> None:
     made = target.from_requests([(ONE, 90), (SHARE, 5), (CPU, 4), (EIGHT, 1)])
     assert [item.pod for item in made.popular().items] == [ONE, SHARE]  # exactly 95 %

@@ -67,23 +67,7 @@ def test_a_slow_placement_is_no_work() -> None:
     found = runs.made(jobs, runtime=runtime.collectives()).run()
     slowed = float(found.jobs.run_s[2])
     assert slowed > 110
-    assert metrics.slowdown_by_placement(found, np.array([False, False, True])) == pytest.approx(slowed / 100)
-    assert metrics.slowdown_by_placement(found) == pytest.approx((3000 + 2 * slowed) / 3200)
     assert metrics.goodput(found) == pytest.approx((3000 + 200) / metrics.served_gpu_s(found))
-
-
-def test_gangs_within_levels() -> None:
-    """Two pods of four GPUs share a rack; three need two racks; lone pods are no gangs."""
-    shapes = (runs.shape(2, gpus=4), runs.shape(3, gpus=4), runs.shape(), runs.shape(2, gpus=2))
-    jobs = runs.trace([0, 100, 200, 300], [10, 10, 10, 10], shapes, shape=[0, 1, 2, 3])
-    found = runs.made(jobs, fleets.racks(2, 2)).run()
-    assert metrics.within_level(found) == {
-        "node": pytest.approx(1 / 3),
-        "rack": pytest.approx(2 / 3),
-        "block": 1,
-        found.topology.tree.levels[0]: 1,
-    }
-    assert metrics.within_level(runs.made(runs.trace([0], [1])).run()) == {}
 
 
 def test_jobs_by_the_gpu_type_they_ask_for() -> None:
