@@ -33,7 +33,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The gang is queued; say why. Sent when it is first refused and whenever the reason changes."""
+    """The gang is queued; say why. Sent when it is first refused and when the reason is news, see `news.is_news`."""
 
     gang: gangs.Gang
     rejection: reasons.Rejection

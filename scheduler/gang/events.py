@@ -122,3 +122,36 @@ Event = (
     | QuotasChanged
     | Tick
 )
+
+
+def describe(event: Event) -> str:
+    """Name an event in a few words, for the `because` of effects."""
+    match event:
+        case GangSubmitted(gang):
+            return f"submitted {gang.name}"
+        case GangFinished(name):
+            return f"finished {name}"
+        case GangCancelled(name):
+            return f"cancelled {name}"
+        case Bound(name):
+            return f"bound {name}"
+        case BindFailed(name):
+            return f"bind failed {name}"
+        case DeviceFailed(node, gpu):
+            return f"GPU {gpu} of {node} failed"
+        case DeviceRepaired(node, gpu):
+            return f"GPU {gpu} of {node} repaired"
+        case NodeCordoned(node):
+            return f"{node} cordoned"
+        case NodeUncordoned(node):
+            return f"{node} uncordoned"
+        case NodeFailed(node):
+            return f"{node} failed"
+        case NodeRepaired(node):
+            return f"{node} repaired"
+        case TopologyChanged():
+            return "topology changed"
+        case QuotasChanged():
+            return "quotas changed"
+        case _:
+            return "time"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from scheduler.gang import backfill, effects, events, holdings, quota
+from scheduler.gang import backfill, effects, events, holdings, news, quota
 from scheduler.gang import config as configs
 from scheduler.gang import queue as queues
 from scheduler.model import gang as gangs
@@ -89,7 +89,7 @@ class Machine:
         list of Effect
             To be carried out in order. Duplicate and late events have none.
         """
-        self._out, self._because, self._queued = [], _describe(event), []
+        self._out, self._because, self._queued = [], events.describe(event), []
         room = self._expire(now)
         room |= self._note(event, now)
         if room:
@@ -191,13 +191,33 @@ class Machine:
         """Queue a gang unless it is known or can never run."""
         if gang.name in self.queue.waiting or gang.name in self.held or gang.name in self._resting:
             return False
-        never = self.ledger.refusal(gang)
-        if never is not None and never.permanent:
-            self._out.append(effects.Reject(gang, never, self._because))
-            return False
         self._submissions += 1
-        self._enqueue(gang, self._submissions, now)
+        self._admit(gang, self._submissions, now)
         return False
+
+    def _admit(self, gang: gangs.Gang, number: int, now: float) -> None:
+        """Queue a gang, or reject it at once when it can never start, wherever in the queue it would stand."""
+        never = self._never(gang)
+        if never is None:
+            self._enqueue(gang, number, now)
+        else:
+            self._out.append(effects.Reject(gang, never, self._because))
+
+    def _never(self, gang: gangs.Gang) -> reasons.Rejection | None:
+        """Return why neither the tenant's quota nor the empty fleet can ever hold a gang, None when they may."""
+        refused = self.ledger.refusal(gang)
+        return refused if refused and refused.permanent else engine.never(gang, self.scoring)
+
+    def _drop_impossible(self) -> None:
+        """Reject the waiting gangs that the fleet, which has changed, can never hold."""
+        for entry in self.queue.in_order():
+            never = engine.never(entry.gang, self.scoring)
+            if never is not None:
+                self._drop(entry, never)
+
+    def _drop(self, entry: queues.Waiting, never: reasons.Rejection) -> None:
+        self.queue.remove(entry.gang.name)
+        self._out.append(effects.Reject(entry.gang, never, self._because))
 
     def _enqueue(self, gang: gangs.Gang, number: int, now: float) -> None:
         self.queue.add(gang, number, now)
@@ -227,7 +247,7 @@ class Machine:
         due = [name for name, (until, _, _) in self._resting.items() if until <= now]
         for name in due:
             _, gang, number = self._resting.pop(name)
-            self._enqueue(gang, number, now)
+            self._admit(gang, number, now)
         return bool(due)
 
     def _mark_down(self, node: str, why: str, now: float) -> bool:
@@ -285,6 +305,7 @@ class Machine:
             else:
                 self.held.replace(one, moved)
         self._take_down(self.snapshot)
+        self._drop_impossible()
         return True
 
     def _take_down(self, snapshot: state.Snapshot, nodes: bool = True) -> None:
@@ -397,8 +418,7 @@ class Machine:
         if isinstance(answer, placement.Placement):
             return answer
         if answer.permanent:
-            self.queue.remove(entry.gang.name)
-            self._out.append(effects.Reject(entry.gang, answer, self._because))
+            self._drop(entry, answer)
         else:
             self._block(entry.shape, answer)
             self._say(entry, answer)
@@ -490,9 +510,9 @@ class Machine:
             self._evict(one, why, now)
 
     def _say(self, entry: queues.Waiting, refused: reasons.Rejection) -> None:
-        """Tell the outside why a gang waits, when that is new."""
-        if entry.said is not refused.reason:
-            entry.said = refused.reason
+        """Tell the outside why a gang waits, when that is news."""
+        if news.is_news(entry.said, entry.furthest, refused.reason):
+            entry.said, entry.furthest = refused.reason, max(entry.furthest, news.STAGE.get(refused.reason, -1))
             self._out.append(effects.Wait(entry.gang, replace(refused, gang=entry.gang.name), self._because))
 
     def _say_why(self, name: str) -> None:
@@ -521,36 +541,3 @@ def _behind(entry: queues.Waiting, head: queues.Waiting | None) -> reasons.Rejec
     """Say that a gang waits for its turn."""
     detail = "" if head is None or head is entry else f"behind gang {head.gang.name}"
     return reasons.Rejection(entry.gang.name, reasons.Reason.QUEUED, detail=detail)
-
-
-def _describe(event: events.Event) -> str:
-    """Name an event in a few words, for the `because` of effects."""
-    match event:
-        case events.GangSubmitted(gang):
-            return f"submitted {gang.name}"
-        case events.GangFinished(name):
-            return f"finished {name}"
-        case events.GangCancelled(name):
-            return f"cancelled {name}"
-        case events.Bound(name):
-            return f"bound {name}"
-        case events.BindFailed(name):
-            return f"bind failed {name}"
-        case events.DeviceFailed(node, gpu):
-            return f"GPU {gpu} of {node} failed"
-        case events.DeviceRepaired(node, gpu):
-            return f"GPU {gpu} of {node} repaired"
-        case events.NodeCordoned(node):
-            return f"{node} cordoned"
-        case events.NodeUncordoned(node):
-            return f"{node} uncordoned"
-        case events.NodeFailed(node):
-            return f"{node} failed"
-        case events.NodeRepaired(node):
-            return f"{node} repaired"
-        case events.TopologyChanged():
-            return "topology changed"
-        case events.QuotasChanged():
-            return "quotas changed"
-        case _:
-            return "time"

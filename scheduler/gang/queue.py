@@ -29,6 +29,8 @@ class Waiting:
         Numbers the entries ever made: tells a gang from its own earlier stay in the same place.
     said : Reason or None
         The reason that the outside was last given.
+    furthest : int
+        The furthest stage that it was told of, see `news.STAGE`.
     """
 
     gang: gangs.Gang
@@ -37,6 +39,7 @@ class Waiting:
     since: float
     shape: "Shape"
     said: reasons.Reason | None = None
+    furthest: int = -1
     gone: bool = False
 
 

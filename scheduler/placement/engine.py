@@ -76,13 +76,29 @@ def place(
     With a minimum below its size, a gang that does not fit whole gets as many pods as fit, dropped from the end of the
     rank order.
     """
-    known = snapshot.topology.tree.levels
-    unknown = next((name for name in levels(gang) if name not in known), None)
-    if unknown is not None:
-        return refusal.no_such_level(gang, unknown, known)
+    nameless = _no_such_level(snapshot.topology, gang)
+    if nameless is not None:
+        return nameless
     if lone(gang):
         return _place_pod(snapshot, gang, score, within)
     return _place_gang(snapshot, gang, score, tiers, within)
+
+
+def never(gang: gangs.Gang, score: scoring.Scoring) -> reasons.Rejection | None:
+    """Return the permanent refusal of a gang that even the empty fleet provably can't hold, None for every other.
+
+    Notes
+    -----
+    What `place` says of such a gang on any snapshot. It is kept by gang and fleet: microseconds when asked again.
+    """
+    return _no_such_level(score.topology, gang) or refusal.never(score.topology, gang)
+
+
+def _no_such_level(fleet: topology.Topology, gang: gangs.Gang) -> reasons.Rejection | None:
+    """Return the refusal of a gang that names a level which the fleet does not have."""
+    known = fleet.tree.levels
+    unknown = next((name for name in levels(gang) if name not in known), None)
+    return None if unknown is None else refusal.no_such_level(gang, unknown, known)
 
 
 def lone(gang: gangs.Gang) -> bool:

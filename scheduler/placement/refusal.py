@@ -27,6 +27,19 @@ class Block:
     resource: str = "pods"
     detail: str = ""
 
+    def of(self, gang: gangs.Gang, permanent: bool = False) -> reasons.Rejection:
+        """Return the refusal of a gang."""
+        return reasons.Rejection(
+            gang=gang.name,
+            reason=self.reason,
+            level=self.level,
+            nearest=self.nearest,
+            missing=self.missing,
+            resource=self.resource,
+            permanent=permanent,
+            detail=self.detail,
+        )
+
 
 def no_such_level(gang: gangs.Gang, level: str, levels: Sequence[str]) -> reasons.Rejection:
     """Return the refusal of a gang that names a level which the fabric does not have."""
@@ -59,21 +72,20 @@ def refuse(
     5. several roles fit one by one but not in sum: the resource whose sum is too large;
     6. nothing above: `SEARCH_LIMIT`, the only refusal that is no proof.
     """
-    anonymous = replace(gang, name="", tenant="", priority=0, expected_s=0.0, decision_id="")
-    never = _never(snapshot.topology, anonymous)
-    block = never or _block(snapshot, gang, wanted, within)
+    impossible = never(snapshot.topology, gang)
+    if impossible is not None:
+        return impossible
+    block = _block(snapshot, gang, wanted, within)
     if block is None:
         block = Block(reasons.Reason.SEARCH_LIMIT, gang.constraint.required, detail="every role fits by itself")
-    return reasons.Rejection(
-        gang=gang.name,
-        reason=block.reason,
-        level=block.level,
-        nearest=block.nearest,
-        missing=block.missing,
-        resource=block.resource,
-        permanent=never is not None,
-        detail=block.detail,
-    )
+    return block.of(gang)
+
+
+def never(fleet: topology.Topology, gang: gangs.Gang) -> reasons.Rejection | None:
+    """Return the permanent refusal of a gang that the empty fleet provably can't hold, None for every other."""
+    anonymous = replace(gang, name="", tenant="", priority=0, expected_s=0.0, decision_id="")
+    block = _never(fleet, anonymous)
+    return None if block is None else block.of(gang, permanent=True)
 
 
 def sums(

@@ -86,8 +86,7 @@ def test_a_replay_in_compiled_code_is_the_same_replay(name: str, mode: config.Mo
             np.testing.assert_array_equal(getattr(twin.jobs, column), getattr(plain.jobs, column), column)
         assert (twin.jobs.state == 4).any(), "the trace should have gangs that never fit"
         assert len(set(twin.jobs.wait_s.tolist())) > 10, "the trace should make jobs wait"
-        if mode == "skip":  # behind the head of a strict queue the machine has not yet asked whether a gang ever fits
-            assert twin.series.waiting == plain.series.waiting
+        assert twin.series.waiting == plain.series.waiting
         np.testing.assert_allclose(twin.series.fragmented_gpus, plain.series.fragmented_gpus)
 
 
