@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dra_driver import checkpoint, claim, container, host_files, locks, metadata, mig, sharing, state
 from dra_driver import cdi as cdi_files
+from dra_driver import checkpoint, claim, container, host_files, locks, metadata, mig, sharing, state
 from scheduler.model import machines, node
 
 DRIVER = "gpu.muster.dev"
+PLUGINS = "plugins/gpu.muster.dev"
 
 SMI = """#!/bin/sh
 echo "$@" >> "{folder}/smi.log"
@@ -178,7 +179,7 @@ def parts(
     root: Path, topology: node.NodeTopology, claims: state.Claims, *, dynamic_mig: bool = True, hardware: object = None
 ) -> state.Parts:
     """Return what a state needs on a node in `root`; call it again for another instance or after a crash."""
-    folder = root / "var/lib/kubelet/plugins/gpu.muster.dev"
+    folder = root / PLUGINS
     for name in ("locks", "mps"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     programs = sharing.Programs(root / "usr/bin/nvidia-smi", root / "usr/bin/nvidia-cuda-mps-control")

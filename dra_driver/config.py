@@ -1,0 +1,57 @@
+"""Configuration of the driver: from options, environment variables, or a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+
+from dra_driver import sockets
+from scheduler.model import claim as model_claim
+
+KUBELET = Path("/var/lib/kubelet")
+
+Absolute = Annotated[Path, pydantic.AfterValidator(lambda path: _absolute(path))]
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{path} must be an absolute path")
+    return path
+
+
+class Config(pydantic.BaseModel):
+    """All settings.
+
+    Paths of the kubelet must be the same inside and outside of the driver's container, since the kubelet is told them.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    node_name: str = pydantic.Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
+    driver: str = pydantic.Field(model_claim.DRIVER, pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+    pod_uid: str = pydantic.Field("", pattern=r"^[A-Za-z0-9-]{0,64}$")
+    kubeconfig: Path | None = None
+    registry: Absolute = KUBELET / "plugins_registry"
+    plugins: Absolute = KUBELET / "plugins"
+    cdi: Absolute = Path("/var/run/cdi")
+    root: Absolute = Path("/")
+    """Where the driver sees the host's root: its /dev, /proc and /sys."""
+    host_root: str = "/"
+    """What the host calls that place."""
+    driver_root: str = "/"
+    """Where the GPU's user-space driver is, from the host's root."""
+    dynamic_mig: bool = True
+    sweep_s: float = pydantic.Field(600.0, ge=1.0)
+    log_level: str = pydantic.Field("info", pattern=r"^(debug|info|warning|error)$")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the driver's state and sockets."""
+        return self.plugins / self.driver
+
+    @property
+    def sockets(self) -> sockets.Sockets:
+        """Where this instance listens."""
+        return sockets.of_instance(self.driver, self.registry, self.folder, self.pod_uid)
