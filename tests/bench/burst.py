@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import psutil
 
 from scheduler.apiserver import client, errors, watch
 from scheduler.model import claim
@@ -42,12 +43,15 @@ class Burst:
         Seconds of each pod from its creation to its binding, shortest first.
     load : float
         Load average of the machine when it began: above the number of cores, others took part of the time.
+    cpu_s : float
+        Processor time that the watched program used meanwhile; hardly depends on what else the machine does.
     """
 
     seconds: float
     create_s: float
     waits: tuple[float, ...]
     load: float = 0.0
+    cpu_s: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -67,6 +71,7 @@ class Burst:
             "created": self.create_s,
             **waits,
             "load_1min": self.load,
+            "cpu": self.cpu_s,
         }
 
 
@@ -80,6 +85,7 @@ class Clock:
     said: dict[str, str] = field(default_factory=dict)
     created: float = 0.0
     load: float = 0.0
+    cpu_s: float = 0.0
 
     def see(self, pod: Mapping[str, Any], now: float) -> None:
         """Note a pod as the watch shows it."""
@@ -94,7 +100,7 @@ class Clock:
         """Return the sum of it; every pod is bound by now."""
         first = min(self.begun.values())
         waits = sorted(self.bound[name] - begun for name, begun in self.begun.items())
-        return Burst(max(self.bound.values()) - first, self.created - first, tuple(waits), self.load)
+        return Burst(max(self.bound.values()) - first, self.created - first, tuple(waits), self.load, self.cpu_s)
 
     def left(self) -> str:
         """Say what was not bound."""
@@ -103,27 +109,43 @@ class Clock:
         return f"{len(left)} of {self.pods} pods were not bound within {BOUND_S:g} s: {reason}"
 
 
-async def run(api: client.Client, namespace: str, pods: int = PODS, gpus: int = GPUS) -> Burst:
+async def run(
+    api: client.Client, namespace: str, pods: int = PODS, gpus: int = GPUS, watched: psutil.Process | None = None
+) -> Burst:
     """Create a namespace with a burst of pods, wait until all are bound, and clear it away.
 
     Parameters
     ----------
     gpus : int
         GPUs that each pod claims through a claim of its own, made from a template; 0 for pods without claims.
+    watched : psutil.Process, optional
+        The scheduler, whose processor time is taken.
 
     Raises
     ------
     Unbound
     """
+    times = Clock(pods, load=round(os.getloadavg()[0], 2))
     try:
         await _prepare(api, namespace, gpus)
-        return await _timed(api, namespace, pods, bool(gpus))
+        before = _processor(watched)
+        await _timed(api, f"{NAMESPACES}/{namespace}/pods", times, bool(gpus))
+        times.cpu_s = _processor(watched) - before
+        return times.burst()
     finally:
         await clear(api, namespace)
 
 
-async def _timed(api: client.Client, namespace: str, pods: int, claims: bool) -> Burst:
-    path, times = f"{NAMESPACES}/{namespace}/pods", Clock(pods, load=round(os.getloadavg()[0], 2))
+def _processor(watched: psutil.Process | None) -> float:
+    """Return the processor seconds that a program has used so far."""
+    if watched is None:
+        return 0.0
+    used = watched.cpu_times()
+    return float(used.user + used.system)
+
+
+async def _timed(api: client.Client, path: str, times: Clock, claims: bool) -> None:
+    """Create the pods and return when the last is bound."""
     listening = asyncio.Event()
     watching = asyncio.create_task(_watch(api, path, times, listening))
     try:
@@ -136,7 +158,6 @@ async def _timed(api: client.Client, namespace: str, pods: int, claims: bool) ->
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-    return times.burst()
 
 
 async def _watch(api: client.Client, path: str, times: Clock, listening: asyncio.Event) -> None:

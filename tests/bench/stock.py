@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from scheduler.apiserver import client
 from tests.bench import burst, figure
 from tests.testbed import build, cluster, kwok, versions
@@ -33,7 +35,7 @@ class Bench:
 
     version: str = versions.NEWEST
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    ready: dict[str, tuple[Path, float] | Exception] = field(default_factory=dict)
+    ready: dict[str, tuple[cluster.Cluster, float] | Exception] = field(default_factory=dict)
     taken: dict[str, list[burst.Burst] | Exception] = field(default_factory=dict)
 
     def __enter__(self) -> "Bench":
@@ -54,6 +56,10 @@ class Bench:
         """Return a quantile of the seconds from a pod's creation until it was bound."""
         return _median(self._bursts(fleet, kind), lambda each: each.quantile(share))
 
+    def processor(self, fleet: presets.Fleet, kind: str) -> tuple[float, str]:
+        """Return the scheduler's processor time for each pod in ms, which other work on the machine hardly changes."""
+        return _median(self._bursts(fleet, kind), lambda each: 1e3 * each.cpu_s / len(each.waits))
+
     def creation(self, fleet: presets.Fleet, kind: str) -> tuple[float, str]:
         """Return pods created per second: when it is near the rate of binding, the burst measures its own creator."""
         return _median(self._bursts(fleet, kind), lambda each: len(each.waits) / each.create_s)
@@ -73,14 +79,14 @@ class Bench:
         return {name: [each.as_json() for each in bursts] for name, bursts in runs.items()}
 
     def _bursts(self, fleet: presets.Fleet, kind: str) -> list[burst.Burst]:
-        kubeconfig, _ = self._cluster(fleet)
-        return once(self.taken, f"{len(fleet)} nodes, {kind}", lambda: asyncio.run(_runs(kubeconfig, kind)))
+        made, _ = self._cluster(fleet)
+        return once(self.taken, f"{len(fleet)} nodes, {kind}", lambda: asyncio.run(_runs(made, kind)))
 
-    def _cluster(self, fleet: presets.Fleet) -> tuple[Path, float]:
-        """Return the kubeconfig of the cluster with a fleet, and how long it took until it was Ready."""
+    def _cluster(self, fleet: presets.Fleet) -> tuple[cluster.Cluster, float]:
+        """Return the cluster with a fleet, and how long it took until it was Ready."""
         return once(self.ready, fleet.name, lambda: self._started(fleet))
 
-    def _started(self, fleet: presets.Fleet) -> tuple[Path, float]:
+    def _started(self, fleet: presets.Fleet) -> tuple[cluster.Cluster, float]:
         """Start a cluster with a fleet in place of the one before."""
         self.opened.close()
         build.binary("kwok", say)
@@ -88,7 +94,7 @@ class Bench:
         begin = time.monotonic()
         kwok.start(made.start())
         asyncio.run(_filled(made.kubeconfig, fleet, made.kubernetes.minor))
-        return made.kubeconfig, time.monotonic() - begin
+        return made, time.monotonic() - begin
 
 
 def once(answers: dict[str, T | Exception], key: str, make: Callable[[], T]) -> T:
@@ -109,12 +115,13 @@ async def _filled(kubeconfig: Path, fleet: presets.Fleet, minor: int) -> None:
         await create.create(api, fleet, minor, told)
 
 
-async def _runs(kubeconfig: Path, kind: str) -> list[burst.Burst]:
+async def _runs(made: cluster.Cluster, kind: str) -> list[burst.Burst]:
     """Run one small burst to warm up and then those that count."""
     name, gpus = kind.replace(" ", "-"), KINDS[kind]
-    async with await client.Client.connect(kubeconfig) as api:
+    scheduler = psutil.Process(made.parts.parts["kube-scheduler"].pid)
+    async with await client.Client.connect(made.kubeconfig) as api:
         await burst.run(api, f"warm-{name}", WARM_PODS, gpus)
-        return [await burst.run(api, f"{name}-{number}", gpus=gpus) for number in range(RUNS)]
+        return [await burst.run(api, f"{name}-{i}", gpus=gpus, watched=scheduler) for i in range(RUNS)]
 
 
 def _median(bursts: Sequence[burst.Burst], value: Callable[[burst.Burst], float]) -> tuple[float, str]:
@@ -137,6 +144,7 @@ def measurements(made: Bench, fleets: Sequence[presets.Fleet] = FLEETS) -> Itera
         for kind in KINDS:
             where = f"@ {len(fleet)} nodes, {kind}"
             yield f"pods bound {where}", functools.partial(made.rate, fleet, kind)
+            yield f"scheduler CPU per pod {where}", functools.partial(made.processor, fleet, kind)
             yield f"pods created {where}", functools.partial(made.creation, fleet, kind)
             yield f"wait p50 {where}", functools.partial(made.wait, fleet, kind, 0.5)
             yield f"wait p99 {where}", functools.partial(made.wait, fleet, kind, 0.99)

@@ -16,7 +16,7 @@ def pod(name: str, node: str = "", message: str = "") -> dict[str, object]:
 
 
 def test_times_run_from_the_first_creation_to_the_last_binding() -> None:
-    times = burst.Clock(3, load=1.5)
+    times = burst.Clock(3, load=1.5, cpu_s=0.75)
     times.begun = {"a": 10.0, "b": 10.5, "c": 11.0}
     times.created = 11.25
     times.see(pod("b", "n1"), 12.5)
@@ -27,7 +27,15 @@ def test_times_run_from_the_first_creation_to_the_last_binding() -> None:
     made = times.burst()
     assert (made.seconds, made.create_s, made.waits) == (5.0, 1.25, (2.0, 3.0, 4.0))
     assert made.rate == pytest.approx(0.6)
-    assert made.as_json() == {"pods": 3, "bound": 5.0, "created": 1.25, "p50": 3.0, "p99": 4.0, "load_1min": 1.5}
+    assert made.as_json() == {
+        "pods": 3,
+        "bound": 5.0,
+        "created": 1.25,
+        "p50": 3.0,
+        "p99": 4.0,
+        "load_1min": 1.5,
+        "cpu": 0.75,
+    }
 
 
 @pytest.mark.parametrize(("share", "wait"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
