@@ -13,11 +13,12 @@ VARIABLE = "MUSTER_FAULT_POINT"
 POINTS = (
     "checkpoint-temporary-written",  # beside the old file, which is still the valid one
     "checkpoint-written",
-    "sharing-applied",
     "mig-gpu-instance-created",  # no compute instance yet: an instance that lists of MIG devices do not show
     "mig-created",
+    "hardware-changed",  # after each step: MIG, time slices, MPS
     "mig-compute-instance-destroyed",
     "mig-destroyed",
+    "metadata-temporary-written",
     "metadata-written",
     "cdi-temporary-written",
     "cdi-written",

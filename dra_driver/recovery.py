@@ -59,7 +59,11 @@ class Recovery:
         if not self.state.parts.store.read().rebuilding:
             return
         objects = await self.state.parts.claims.allocated()
-        await asyncio.gather(*(self._take_over(reference) for reference in self._ours(objects)))
+        # Where two claims name one device, the one with a CDI file had it before.
+        had = self.state.parts.cdi.claims()
+        ours = self._ours(objects)
+        await asyncio.gather(*(self._take_over(reference) for reference in ours if reference.uid in had))
+        await asyncio.gather(*(self._take_over(reference) for reference in ours if reference.uid not in had))
         await self.state.parts.store.change(lambda c: replace(c, rebuilding=False))
         log.info("the checkpoint is rebuilt", claims=len(self.state.parts.store.read().claims))
 

@@ -15,7 +15,20 @@ from typing import Any, Protocol
 
 import structlog
 
-from dra_driver import cdi, checkpoint, claim, container, host_files, locks, metadata, mig, prepare, prepared, sharing
+from dra_driver import (
+    cdi,
+    checkpoint,
+    claim,
+    container,
+    faultpoint,
+    host_files,
+    locks,
+    metadata,
+    mig,
+    prepare,
+    prepared,
+    sharing,
+)
 from dra_driver.claim import ClaimUid
 from scheduler.model import node
 
@@ -209,6 +222,7 @@ class State:
                 case prepare.EnsureMps(settings, served):
                     names = [uuids.get(held, held.uuid) for held in served]
                     await self.parts.daemons.ensure(settings, list(dict.fromkeys(names)))
+            faultpoint.reach("hardware-changed")
         devices = tuple(replace(held, uuid=uuids.get(held, held.uuid)) for held in entry.devices)
         return replace(entry, devices=devices)
 
