@@ -105,6 +105,19 @@ def test_a_gpu_with_shares_or_a_failure_carries_no_partitions() -> None:
     assert partitions.usable(snapshot, 0, 0b111) == 0b100
 
 
+def test_partitions_in_an_interval_are_those_of_its_nodes() -> None:
+    """Nodes of several sizes, one without MIG, one in use: an interval counts its own nodes and no others."""
+    built = {f"m{i}": fleets.mig_node(f"m{i}", gpus) for i, gpus in enumerate((1, 3, 2, 4))}
+    built["m4"] = fleets.machine("m4", 4)
+    fleet = fleets.fleet({name: ("b0", "r0") for name in built}, built)
+    snapshot = state.empty(fleet)
+    snapshot.take(state.Grant(1, 0b010, 1000))
+    wanted = demand.compile_demand(fleet, request.PodRequest(gpus=1, mig="3g.40gb"))
+    assert fit.pods_that_fit(snapshot, wanted).tolist() == [2, 4, 4, 8, 0]
+    assert fit.pods_that_fit(snapshot, wanted, 1, 4).tolist() == [4, 4, 8]
+    assert fit.pods_that_fit(snapshot, wanted, 3).tolist() == [8, 0]
+
+
 def test_limits_tell_units_and_pods_apart() -> None:
     fleet = fleets.racks(2)
     snapshot = state.empty(fleet)
