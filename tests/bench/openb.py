@@ -42,7 +42,8 @@ class Bench:
 
     def run(self, chosen: Sequence[policy.ScoringPolicy], seeds: int) -> study.Study:
         """Run policies on the workloads."""
-        return study.run(self.folder, chosen, inflation.seeds(seeds), self.workloads, count=workers.default())
+        count = 1 if len(chosen) == 1 else workers.default()  # one policy: the tables kept here save more than a core
+        return study.run(self.folder, chosen, inflation.seeds(seeds), self.workloads, count=count)
 
     @functools.cached_property
     def conformance(self) -> study.Study:
