@@ -36,17 +36,28 @@ class Client:
     """
 
     def __init__(
-        self, configuration: official.Configuration, timeout_s: float = 30.0, user_agent: str = "muster"
+        self,
+        configuration: official.Configuration,
+        timeout_s: float = 30.0,
+        user_agent: str = "muster",
+        acting_as: str = "",
     ) -> None:
         self.configuration, self.timeout_s = configuration, timeout_s
-        self.user_agent = user_agent
+        self.user_agent, self.acting_as = user_agent, acting_as
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
     async def connect(
-        cls, kubeconfig: Path | None = None, context: str | None = None, user_agent: str = "muster"
+        cls,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        user_agent: str = "muster",
+        acting_as: str = "",
     ) -> Self:
-        """Read a kubeconfig, or the service account of the pod where none is given and one is mounted."""
+        """Read a kubeconfig, or the service account of the pod where none is given and one is mounted.
+
+        `acting_as` names another user to impersonate, for questions like "may this account do that".
+        """
         found = official.Configuration()
         if kubeconfig is None and Path(official_config.incluster_config.SERVICE_TOKEN_FILENAME).exists():
             official_config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
@@ -54,7 +65,7 @@ class Client:
             await official_config.load_kube_config(  # type: ignore[no-untyped-call]
                 config_file=str(kubeconfig) if kubeconfig else None, context=context, client_configuration=found
             )
-        return cls(found, user_agent=user_agent)
+        return cls(found, user_agent=user_agent, acting_as=acting_as)
 
     @property
     def server(self) -> str:
@@ -90,7 +101,8 @@ class Client:
     async def _headers(self) -> dict[str, str]:
         """Return the credentials; asked anew each time, because tokens of pods are renewed every hour."""
         key = await self.configuration.get_api_key_with_prefix("BearerToken")
-        return {"Authorization": key} if key else {}
+        acting = {"Impersonate-User": self.acting_as} if self.acting_as else {}
+        return {"Authorization": key} | acting if key else acting
 
     async def open(
         self,

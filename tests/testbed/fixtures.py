@@ -20,7 +20,7 @@ from tests.testbed import cluster as clusters
 
 REQUIRED = bool(os.environ.get("MUSTER_TESTBED_REQUIRED"))  # .ci/run sets it: a part that is missing is a failure there
 SESSIONS = ("cluster", "real_nodes", "cluster_session", "real_session")
-LOG_LINES = 15
+LOG_LINES, LOG_WIDTH = 12, 400
 
 
 def require(real_nodes: bool) -> None:
@@ -147,13 +147,14 @@ def pytest_runtest_makereport(
 def story(home: clusters.Cluster) -> list[tuple[str, str]]:
     """Return titles and texts: the last Events, then the end of each part's log."""
     told = [("last Events", last_events(home))]
-    told += [(f"log of {name}", part.tail(LOG_LINES)) for name, part in home.parts.parts.items()]
+    told += [(f"log of {name}", _end(part.log)) for name, part in home.parts.parts.items()]
     for name, one in home.nodes.items():
-        for path in sorted(one.logs.glob("*.log")):
-            told.append(
-                (f"log of {path.stem} on {name}", "\n".join(path.read_text(errors="replace").splitlines()[-LOG_LINES:]))
-            )
+        told += [(f"log of {path.stem} on {name}", _end(path)) for path in sorted(one.logs.glob("*.log"))]
     return told
+
+
+def _end(log: Path) -> str:
+    return "\n".join(line[:LOG_WIDTH] for line in process.tail(log, LOG_LINES).splitlines())
 
 
 def last_events(home: clusters.Cluster, count: int = 25) -> str:
