@@ -106,7 +106,7 @@ async def test_a_controller_that_ended_holds_its_objects_up_until_it_is_started_
         with pytest.raises(errors.ApiError, match=r"failed calling webhook .*mjobset\.kb\.io"):
             await manifests.apply(api, [_jobset(namespace)])
     finally:
-        await asyncio.to_thread(jobset.start, cluster)
+        await controller.started(cluster, jobset.JOBSET)
     [kept] = await manifests.apply(api, [_jobset(namespace)])
     assert kept["spec"]["network"]["enableDNSHostnames"] is True
 

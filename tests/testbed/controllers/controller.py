@@ -88,29 +88,40 @@ class Running:
 
 
 def start(home: Cluster, wanted: Controller) -> Running:
+    """Run `started` in an event loop of its own."""
+    return asyncio.run(started(home, wanted))
+
+
+async def started(home: Cluster, wanted: Controller) -> Running:
     """Install and start a controller; return when the API server really calls its webhooks.
 
-    Called again after the process has ended, it starts the controller anew on other ports. It runs an event loop of its
-    own: call it by `asyncio.to_thread` from inside of one.
+    Called again after the process has ended, it starts the controller anew on other ports. Never call it in a thread
+    that ends before the cluster does: a part is killed when the thread that started it ends.
     """
-    objects = wanted.choose(
-        manifests.rendered(build.kubectl(), build.module_folder(wanted.name) / "config" / "default")
-    )
+    upstream = build.module_folder(wanted.name) / "config" / "default"
+    objects = wanted.choose(manifests.rendered(build.kubectl(), upstream))
     seat = _seat(home, wanted.name)
     objects = webhooks.by_url(objects, seat.webhook, home.authority.ca.read_bytes())
-    asyncio.run(_install(home, seat, objects))
+    async with await client.Client.connect(home.kubeconfig) as api:
+        await _install(api, home, seat, objects)
+        part = _process(home, wanted, seat)
+        await manifests.apply(api, manifests.of_kind(objects, manifests.WEBHOOKS))
+        await webhooks.answer(api, wanted.probe, wanted.mark)
+    return Running(part, seat)
+
+
+def _process(home: Cluster, wanted: Controller, seat: Seat) -> process.Process:
+    """Write the configuration, start the program and wait until it listens."""
     config = seat.folder / "config.yaml"
     config.write_text(yaml.safe_dump(dict(wanted.config(seat)), sort_keys=False))
     argv = [str(build.binary(wanted.name)), f"--config={config}", *wanted.flags]
-    part = home.parts.start(
+    return home.parts.start(
         wanted.name,
         wanted.wrap(seat, argv),
         env={"KUBECONFIG": str(seat.folder / "kubeconfig")},
         ready=lambda: _ready(seat) and webhooks.listening(seat.webhook, home.authority.ca),
         deadline_s=READY_S,
     )
-    asyncio.run(_register(home, wanted, objects))
-    return Running(part, seat)
 
 
 def _seat(home: Cluster, name: str) -> Seat:
@@ -124,10 +135,9 @@ def _ready(seat: Seat) -> bool:
         return bool(said.status == 200)
 
 
-async def _install(home: Cluster, seat: Seat, objects: Sequence[manifests.Object]) -> None:
-    async with await client.Client.connect(home.kubeconfig) as api:
-        await manifests.apply(api, manifests.outside_pods(objects))
-        token = await _token(api, *manifests.account(objects))
+async def _install(api: client.Client, home: Cluster, seat: Seat, objects: Sequence[manifests.Object]) -> None:
+    await manifests.apply(api, manifests.outside_pods(objects))
+    token = await _token(api, *manifests.account(objects))
     kubeconfig.write(seat.folder / "kubeconfig", home.server, home.authority.ca, token)
 
 
@@ -139,9 +149,3 @@ async def _token(api: client.Client, namespace: str, name: str) -> str:
     }
     made = await api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", asked)
     return str(made["status"]["token"])
-
-
-async def _register(home: Cluster, wanted: Controller, objects: Sequence[manifests.Object]) -> None:
-    async with await client.Client.connect(home.kubeconfig) as api:
-        await manifests.apply(api, manifests.of_kind(objects, manifests.WEBHOOKS))
-        await webhooks.answer(api, wanted.probe, wanted.mark)
