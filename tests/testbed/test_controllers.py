@@ -118,11 +118,8 @@ async def test_kueue_reserves_quota_for_claims_and_our_check_steers_the_pods(
     machines: presets.Fleet,
     with_kueue: controller.Running,
 ) -> None:
-    await _queue(cluster, namespace, gpus=8, check=CHECK)
-    await _activate(api, CHECK)
+    workload = await _asked(api, cluster, namespace)
     target = next(machines.members()).name
-    await manifests.apply(api, [_claim_template(namespace), _jobset(namespace, queue="main")])
-    workload = await _until("quota reserved", lambda: _workload(api, namespace, "QuotaReserved"))
     [assigned] = workload["status"]["admission"]["podSetAssignments"]
     assert assigned["resourceUsage"]["muster.dev/gpu"] == "8"
     assert not await _list(api, _pods_path(namespace)), "pods exist before the check is Ready"
@@ -155,21 +152,33 @@ async def test_kueue_holds_back_what_exceeds_the_quota_of_the_device_class(
     assert not await _list(api, _pods_path(namespace))
 
 
-async def test_a_check_that_says_retry_gives_the_quota_back(
+async def test_a_check_that_says_retry_is_asked_anew_at_once(
     api: client.Client,
     cluster: clusters.Cluster,
     namespace: str,
     machines: presets.Fleet,
     with_kueue: controller.Running,
 ) -> None:
-    await _queue(cluster, namespace, gpus=8, check=CHECK)
-    await _activate(api, CHECK)
-    await manifests.apply(api, [_claim_template(namespace), _jobset(namespace, queue="main")])
-    workload = await _until("quota reserved", lambda: _workload(api, namespace, "QuotaReserved"))
-    await _decide(api, workload, "Retry", message="no room in one block", requeueAfterSeconds=3600)
-    evicted = await _until("evicted", lambda: _workload(api, namespace, "Evicted"))
-    assert _condition(evicted, "Evicted")["reason"] == "AdmissionCheck"
-    await _until("quota released", lambda: _used(api, namespace, "0"))
+    workload = await _asked(api, cluster, namespace)
+    await _decide(api, workload, "Retry", message="no room in one block")
+    again = await _until("a second time", lambda: _retried(api, namespace))
+    assert "no room in one block" in _condition(again, "Evicted")["message"]
+
+
+async def test_a_retry_with_a_delay_keeps_its_quota_until_the_delay_is_over(
+    api: client.Client,
+    cluster: clusters.Cluster,
+    namespace: str,
+    machines: presets.Fleet,
+    with_kueue: controller.Running,
+) -> None:
+    """Kueue 0.19 waits for ``requeueAt`` before it evicts, so whoever wants others to have the quota gives no delay."""
+    workload = await _asked(api, cluster, namespace)
+    await _decide(api, workload, "Retry", message="no room in one block", requeueAfterSeconds=8)
+    await asyncio.sleep(4)
+    assert await _used(api, namespace, "8")
+    assert not await _workload(api, namespace, "Evicted")
+    await _until("a second time", lambda: _retried(api, namespace))
 
 
 async def test_kueue_leaves_nothing_in_etc(with_kueue: controller.Running) -> None:
@@ -265,6 +274,14 @@ async def _queue(cluster: clusters.Cluster, namespace: str, gpus: int, check: st
     await asyncio.to_thread(kueue.queue, cluster, namespace, quota, check=check)
 
 
+async def _asked(api: client.Client, cluster: clusters.Cluster, namespace: str) -> Obj:
+    """Queue the JobSet with our check required, and return its workload once it has quota."""
+    await _queue(cluster, namespace, gpus=8, check=CHECK)
+    await _activate(api, CHECK)
+    await manifests.apply(api, [_claim_template(namespace), _jobset(namespace, queue="main")])
+    return await _until("quota reserved", lambda: _workload(api, namespace, "QuotaReserved"))
+
+
 # The part of Muster's admission check.
 
 
@@ -337,6 +354,13 @@ async def _workload(api: client.Client, namespace: str, kind: str, status: str =
     """Return the only workload of a namespace once it has a condition."""
     found = await _list(api, f"/apis/{kueue.VERSION}/namespaces/{namespace}/workloads")
     return next((one for one in found if _condition(one, kind).get("status") == status), None)
+
+
+async def _retried(api: client.Client, namespace: str) -> Obj | None:
+    """Return the workload once it was evicted for our Retry, has quota again, and our check is Pending again."""
+    found = await _workload(api, namespace, "QuotaReserved")
+    checks = found["status"]["admissionChecks"] if found else []
+    return found if any(one["state"] == "Pending" and one.get("retryCount") == 1 for one in checks) else None
 
 
 async def _used(api: client.Client, cluster_queue: str, amount: str) -> bool:
