@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 
 
 def choose(
-    fabric_tree: tree.CompiledTree, held: domains.Capacity, need: int, least_free: bool, within: int = 0
+    fabric_tree: tree.CompiledTree, held: domains.Capacity, need: int, least_free: bool, within: int
 ) -> pack.Pack | None:
     """Return the pack that topology-aware scheduling picks, None when it refuses.
 

@@ -50,6 +50,14 @@ def assign(tree: dict[str, int], rule: str, count: int, **constraint: Any) -> li
             *(FEW_RACKS, BEST, 4, {"required": "block"}, [("x1", 1), ("x2", 1), ("x4", 1), ("x6", 1)]),
             id="fewest racks before fewest nodes",
         ),
+        pytest.param(
+            *({"b1/r1/x1": 4, "b1/r1/x2": 1, "b1/r2/x3": 4}, BEST, 8, {"required": "block"}, [("x1", 4), ("x3", 4)]),
+            id="the nodes of all chosen racks are one pool",
+        ),
+        pytest.param(
+            *({"b1/r1/x1": 4, "b2/r1/x2": 3, "b3/r1/x3": 1}, BEST, 5, {}, [("x1", 4), ("x3", 1)]),
+            id="unconstrained best fit: the last node is the tightest",
+        ),
         pytest.param(ONE_RACK, BEST, 2, {"required": "rack"}, [("x3", 2)], id="the node that holds all pods"),
         pytest.param(
             *(SCATTERED, LEAST, 6, {}, [("x1", 1), ("x3", 1), ("x5", 1), ("x2", 1), ("x6", 2)]),
