@@ -19,7 +19,7 @@ from tests.testbed import cgroups, doctor, process, versions
 from tests.testbed import cluster as clusters
 
 REQUIRED = bool(os.environ.get("MUSTER_TESTBED_REQUIRED"))  # .ci/run sets it: a part that is missing is a failure there
-SESSIONS = ("cluster", "real_nodes", "cluster_session", "real_session")
+CLUSTERS = ("assumed", "real_session", "cluster_session")  # fixtures that start one
 LOG_LINES, LOG_WIDTH = 12, 400
 
 
@@ -124,11 +124,16 @@ def _command_lines() -> Iterator[tuple[int, str]]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a cluster, so that `make test-fast` leaves it out, and keep the tests of one cluster on one worker."""
     for item in items:
-        names = set(getattr(item, "fixturenames", ()))
-        if names & set(SESSIONS):
+        used = [name for name in CLUSTERS if name in getattr(item, "fixturenames", ())]
+        if used:
             item.add_marker(pytest.mark.testbed)
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.xdist_group("real" if {"real_nodes", "real_session"} & names else "control"))
+            item.add_marker(pytest.mark.xdist_group("-".join([used[0], *_parameters(item, used[0])])))
+
+
+def _parameters(item: pytest.Item, fixture: str) -> list[str]:
+    call = getattr(item, "callspec", None)
+    return [str(call.params[fixture])] if call and fixture in call.params else []
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,6 +13,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,8 @@ class Group:
         """
         if name in self.parts and self.parts[name].running:
             raise Failed(f"{name} runs already")
+        if threading.current_thread() is not threading.main_thread():  # the child would die with this thread
+            raise Failed(f"{name} has to be started by the main thread")
         log = self.folder / f"{name}.log"
         with log.open("ab") as out:
             popen = subprocess.Popen(

@@ -94,8 +94,7 @@ class Served:
         assert self.cluster is not None
         fleet = presets.PRESETS[self.wanted.fleet]
         async with await client.Client.connect(self.cluster.kubeconfig) as api:
-            await create.create(api, fleet)
-            await create.ready(api, fleet)
+            await create.create(api, fleet, self.cluster.kubernetes.minor)
         self.tell(f"{len(fleet)} simulated nodes ready")
 
     def hold(self) -> None:

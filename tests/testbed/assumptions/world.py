@@ -106,7 +106,13 @@ class World:
         return str(await self.until(ask))
 
     async def allocate(
-        self, name: str, node: str, devices: Sequence[str], stamp: bool = True, finalizer: bool = True, **more: Any
+        self,
+        name: str,
+        node: str,
+        devices: Sequence[str],
+        stamp: bool = True,
+        finalizer: bool = True,
+        driver: str = DRIVER,
     ) -> Any:
         """Allocate a claim by hand, in the order that the API wants: finalizer, then status."""
         if finalizer:
@@ -114,9 +120,9 @@ class World:
             claim["metadata"]["finalizers"] = [FINALIZER]
             await self.api.replace(self.path("resourceclaims", name), claim)
         claim = await self.get("resourceclaims", name)
-        results = [{"request": "gpu", "driver": DRIVER, "pool": node, "device": device} for device in devices]
+        results = [{"request": "gpu", "driver": driver, "pool": node, "device": device} for device in devices]
         term = objects.pinned(node)["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-        claim["status"] = {"allocation": {"devices": {"results": results}, "nodeSelector": term}} | more
+        claim["status"] = {"allocation": {"devices": {"results": results}, "nodeSelector": term}}
         if stamp:
             claim["status"]["allocation"]["allocationTimestamp"] = now()
         return await self.api.replace(self.path("resourceclaims", name, "status"), claim)
