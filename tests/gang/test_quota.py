@@ -45,6 +45,7 @@ def test_a_tenant_may_use_its_own_and_borrow_what_is_idle() -> None:
     assert not ledger(ml=4, web=3).allows(gang("a", "ml", 2))
     assert ledger(ml=6, web=2).allows(gang("a", "web", 2)), "the nominal quota is never refused"
     assert not ledger(web=4).allows(gang("a", "web")), "web borrows nothing"
+    assert not ledger(ml=6).allows(gang("a", "ml", gpu_milli=1)), "not a thousandth of a GPU beyond the limit"
 
 
 def test_a_tenant_without_quota_runs_only_what_needs_no_gpu() -> None:

@@ -143,3 +143,22 @@ def test_racks_beside_blocks_are_searched_with_them() -> None:
     one = fleets.workers(2, gpus=1, segment=gangs.Segment(2, "rack"))
     for rule in (BEST, LEAST):
         fleets.check(state.empty(fleet), one, engine.place(state.empty(fleet), one, fleets.compiled(fleet, rule)))
+
+
+def test_without_a_level_segments_search_the_coarsest_one_below_the_root() -> None:
+    """Two segments of two: the block with two racks is the tighter one, though racks of the other come first by name."""
+    tree = dict.fromkeys(("b1/r1/x1", "b1/r2/x2", "b1/r3/x3", "b2/r1/x4", "b2/r2/x5"), 2)
+    assert assign(tree, BEST, 4, segment=gangs.Segment(2, "rack")) == [("x4", 2), ("x5", 2)]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(3, ["x2", "x4", "x4"]), (4, None)])
+def test_a_search_inside_a_domain_stays_there(count: int, expected: list[str] | None) -> None:
+    fleet = fleets.capacities(DEFAULT)
+    within = fleet.tree.names.index("b2")
+    pods = fleets.workers(count, cpu_milli=1000)
+    answer = engine.place(state.empty(fleet), pods, fleets.compiled(fleet, BEST), within=within)
+    if expected is None:
+        assert isinstance(answer, reasons.Rejection)
+    else:
+        assert isinstance(answer, placement.Placement)
+        assert [fleet.nodes[grant.node].name for grant in answer.grants] == expected
