@@ -109,7 +109,7 @@ def test_partitions_in_an_interval_are_those_of_its_nodes() -> None:
     """Nodes of several sizes, one without MIG, one in use: an interval counts its own nodes and no others."""
     built = {f"m{i}": fleets.mig_node(f"m{i}", gpus) for i, gpus in enumerate((1, 3, 2, 4))}
     built["m4"] = fleets.machine("m4", 4)
-    fleet = fleets.fleet({name: ("b0", "r0") for name in built}, built)
+    fleet = fleets.fleet(dict.fromkeys(built, ("b0", "r0")), built)
     snapshot = state.empty(fleet)
     snapshot.take(state.Grant(1, 0b010, 1000))
     wanted = demand.compile_demand(fleet, request.PodRequest(gpus=1, mig="3g.40gb"))
