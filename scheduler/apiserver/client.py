@@ -85,7 +85,7 @@ class Client:
     ) -> None:
         if self._session is not None:
             await self._session.close()
-            await asyncio.sleep(0)  # lets the transports close before the loop does
+            await asyncio.sleep(0.02)  # lets the TLS transports close before the loop does
 
     def _tls(self) -> ssl.SSLContext | bool:
         found = self.configuration
@@ -123,7 +123,8 @@ class Client:
                 method, self.server + path, data=body, params=params, headers=headers
             )
             if response.status >= 400:
-                said = await response.read()
+                async with response:
+                    said = await response.read()
                 raise errors.from_response(response.status, response.headers, said)
         return response
 

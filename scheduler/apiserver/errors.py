@@ -45,19 +45,25 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> ApiEr
     """Read a ``Status`` object, or else the beginning of whatever a proxy wrote."""
     try:
         said = orjson.loads(body)
-        if not isinstance(said, dict):
-            said = {}
     except orjson.JSONDecodeError:
-        said = {}
-    text = said.get("message") or body[:300].decode(errors="replace").strip() or "no message"
-    return ApiError(
-        status, said.get("reason") or "Unknown", text, _seconds(headers.get("Retry-After")), said.get("details")
-    )
+        said = None
+    if not isinstance(said, dict):
+        said = {"message": body[:300].decode(errors="replace").strip()}
+    return from_status(said | {"code": status}, _seconds(headers.get("Retry-After")))
 
 
-def _seconds(value: str | None) -> float | None:
-    """Seconds of a Retry-After header; the date form is not used by the API server."""
+def from_status(said: Mapping[str, Any], retry_after_s: float | None = None) -> ApiError:
+    """Read a ``Status`` that came as the body of an answer or as the object of a watch's ERROR event."""
+    details = said.get("details")
+    if retry_after_s is None and isinstance(details, dict):
+        retry_after_s = _seconds(details.get("retryAfterSeconds"))
+    reason, text = said.get("reason") or "Unknown", said.get("message") or "no message"
+    return ApiError(int(said.get("code") or 500), str(reason), str(text), retry_after_s, details)
+
+
+def _seconds(value: Any) -> float | None:
+    """Seconds of a Retry-After; the date form is not used by the API server, and 0 in a Status means none."""
     try:
-        return float(value) if value is not None else None
-    except ValueError:
+        return float(value) or None if value is not None else None
+    except (TypeError, ValueError):
         return None

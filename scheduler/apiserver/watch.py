@@ -1,15 +1,16 @@
 """A list of objects and every change after it, for as long as the caller listens.
 
-The order of `Listed`, `Changed` and `Deleted` events is the server's. After a gap (410, or a stream that ended where the
-server no longer knows our version) a new `Listed` comes, and whoever keeps a cache replaces it as a whole: an object
-that is not in it is gone.
+The order of `Listed`, `Changed` and `Deleted` events is the server's. After a gap (the server no longer knows our
+version) a new `Listed` comes, and whoever keeps a cache replaces it as a whole: an object that is not in it is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from scheduler.apiserver import client, errors
 
 QUIET_S = 300.0  # the server is asked to end a stream after this; bookmarks come about once a minute
 STALL_S = 120.0  # neither an event nor a bookmark for so long: the connection is dead, although it is open
+SOON_S = 5.0  # a watch that ends sooner than this and told nothing is a failure, not a time limit
+TRIES = 5  # failures in a row after which the list is asked anew
 LINE_LIMIT = 16 << 20  # bytes; an object in etcd is at most 1.5 MiB
 
 
@@ -61,32 +64,42 @@ async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **para
 
     Notes
     -----
-    Waits between failures double from 0.1 s to 10 s, with jitter, so that many watchers do not return at one moment;
-    a Retry-After of the server is kept.
+    After an interruption the watch goes on from the last version told, bookmarks included. Only a version that the
+    server has forgotten, or `TRIES` failures in a row (a server restored from a backup never reaches our version), costs a new
+    list. Waits double from 0.1 s to 10 s, with jitter, so that many watchers do not return at one moment; a Retry-After is
+    kept. They grow until something is told again: a list that succeeds before each watch that fails is no success.
     """
-    failures, listed = 0, False
+    version, failures, served = "", 0, False
     while True:
+        asked_s, began = None, time.monotonic()
         try:
-            items, version = await api.list(path, **params)
-            listed, failures = True, 0
-            yield Listed(items, version)
-            async for event in _changes(api, path, version, stall_s, params):
+            if not version:
+                items, version = await api.list(path, **params)
+                served = True
+                yield Listed(items, version)
+            async with contextlib.aclosing(_changes(api, path, version, stall_s, params)) as told:
+                async for reached, event in told:
+                    version, failures = reached, 0
+                    if event is not None:
+                        yield event
+            if time.monotonic() - began > SOON_S:
                 failures = 0
-                yield event
-        except errors.ApiError as error:
-            if error.missing and not listed:
-                raise
-            if error.expired:
                 continue
-            failures += 1
-            wait = _wait(failures, error.retry_after_s)
-            yield Interrupted(str(error), wait)
-            await asyncio.sleep(wait)
+            cause = "the server ended the watch at once"
+        except errors.ApiError as error:
+            if error.missing and not served:
+                raise
+            cause, asked_s = str(error), error.retry_after_s
+            if error.expired:
+                version = ""
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            failures += 1
-            wait = _wait(failures, None)
-            yield Interrupted(f"{type(error).__name__}: {error}", wait)
-            await asyncio.sleep(wait)
+            cause = f"{type(error).__name__}: {error}"
+        failures += 1
+        if failures % TRIES == 0:
+            version = ""
+        wait_s = 0.0 if failures == 1 and not version and asked_s is None else _wait(failures, asked_s)
+        yield Interrupted(cause, wait_s)
+        await asyncio.sleep(wait_s)
 
 
 def _wait(failures: int, asked_s: float | None) -> float:
@@ -96,26 +109,32 @@ def _wait(failures: int, asked_s: float | None) -> float:
 
 async def _changes(
     api: client.Client, path: str, version: str, stall_s: float, params: dict[str, str]
-) -> AsyncIterator[Event]:
-    """Watch from a version on, again and again, until the server no longer knows it (raises 410)."""
-    while True:
-        asked = params | {
-            "watch": "1",
-            "resourceVersion": version,
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(int(QUIET_S)),
-        }
-        async with await api.open("GET", path, params=asked) as response:
-            async for line in _lines(response, stall_s):
-                told = orjson.loads(line)
-                item = told["object"]
-                if told["type"] == "ERROR":
-                    raise errors.from_response(int(item.get("code", 500)), {}, orjson.dumps(item))
-                version = item["metadata"]["resourceVersion"]
-                if told["type"] == "DELETED":
-                    yield Deleted(item)
-                elif told["type"] != "BOOKMARK":
-                    yield Changed(item)
+) -> AsyncGenerator[tuple[str, Event | None], None]:
+    """Watch once from a version on: the version of each event, and the event (None for a bookmark)."""
+    asked = params | {
+        "watch": "1",
+        "resourceVersion": version,
+        "allowWatchBookmarks": "true",
+        "timeoutSeconds": str(int(QUIET_S)),
+    }
+    async with await api.open("GET", path, params=asked) as response:
+        async for line in _lines(response, stall_s):
+            yield _read(line)
+
+
+def _read(line: bytes) -> tuple[str, Event | None]:
+    """Decode a line of a watch; what is no event counts as a broken connection."""
+    try:
+        told = orjson.loads(line)
+        kind, item = told["type"], told["object"]
+        if kind == "ERROR":
+            raise errors.from_status(item)
+        version = str(item["metadata"]["resourceVersion"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise aiohttp.ClientPayloadError(f"not a watch event: {line[:200]!r}") from error
+    if kind == "BOOKMARK":
+        return version, None
+    return version, Deleted(item) if kind == "DELETED" else Changed(item)
 
 
 async def _lines(response: aiohttp.ClientResponse, stall_s: float) -> AsyncIterator[bytes]:
