@@ -1,0 +1,177 @@
+"""The narrow interface between the driver and the hardware of its node, and the values that cross it.
+
+All calls block and belong in threads. A probe raises `mig.HardwareError`, whose message names device, call and reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dra_driver import mig
+from scheduler.model import node
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """What a GPU tells about itself beyond its place in the topology.
+
+    Attributes
+    ----------
+    minor : int
+        Number of its device node; -1 when unknown.
+    product : str
+        As the vendor's library reports it.
+    compute_capability : str
+        As strict semantic version, ``"9.0.0"``; "" when unknown.
+    mig_pending : bool
+        MIG mode after the next reset.
+    addressing_mode : str
+        ``HMM``, ``ATS`` or ``None``; "" when unknown.
+    """
+
+    uuid: str
+    minor: int = -1
+    serial: str = ""
+    product: str = ""
+    brand: str = ""
+    compute_capability: str = ""
+    mig_pending: bool = False
+    addressing_mode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NicFacts:
+    """SR-IOV functions and network interfaces of a NIC; `functions` are PCI addresses."""
+
+    name: str
+    interfaces: tuple[str, ...] = ()
+    total_functions: int = 0
+    functions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Nvme:
+    """A local NVMe controller and where it is plugged in."""
+
+    name: str
+    pci_bus_id: str
+    pcie_switch: str
+    pcie_root: str
+    numa: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """What a node has at one time.
+
+    Attributes
+    ----------
+    driver_version, cuda_version : str
+        Strict semantic versions without leading zeros; "" without a GPU driver.
+    driver_release : str
+        The driver's own spelling, for example ``"580.65.06"``: names of library files have it.
+    gpus, nics : mapping
+        By UUID and by name.
+    problems : tuple of str
+        What could not be read, one sentence each; the devices concerned are left out or incomplete.
+    """
+
+    topology: node.NodeTopology
+    driver_version: str = ""
+    driver_release: str = ""
+    cuda_version: str = ""
+    gpus: Mapping[str, GpuFacts] = field(default_factory=dict)
+    nics: Mapping[str, NicFacts] = field(default_factory=dict)
+    nvmes: tuple[Nvme, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """News from the hardware.
+
+    Attributes
+    ----------
+    kind : str
+        ``xid``, ``ecc-double-bit``, ``ecc-single-bit``, ``mig-config``, ``recovery-action``, ``unavailable`` or another
+        word for a bit of the library.
+    data : int
+        The XID, or what else the kind carries.
+    gpu_instance : int
+        -1 for the whole GPU.
+    """
+
+    gpu_uuid: str
+    kind: str
+    data: int = 0
+    gpu_instance: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Health and use of one GPU at one time; None where the GPU does not tell.
+
+    Attributes
+    ----------
+    lost : bool
+        The GPU fell off the bus; nothing else is known then.
+    failing : mapping of call to reason
+        Calls that failed in an unexpected way.
+    remap_pending, remap_failed : bool or None
+        Row remapping that waits for a reset; one for which there were no spare rows.
+    recovery_action : int or None
+        0 none, 1 GPU reset, 2 node reboot, 3 drain P2P, 4 drain and reset, then as NVML numbers them.
+    links_down : tuple of int
+        NVLinks that exist and are not active.
+    fabric_state : int or None
+        0 unsupported, 1 not started, 2 in progress, 3 completed.
+    fabric_health : int or None
+        1 healthy, 2 unhealthy, 3 limited.
+    processes : tuple of (pid, bytes, GPU instance or -1)
+    """
+
+    gpu_uuid: str
+    lost: bool = False
+    failing: Mapping[str, str] = field(default_factory=dict)
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    remap_corrected: int | None = None
+    remap_uncorrected: int | None = None
+    remap_pending: bool | None = None
+    remap_failed: bool | None = None
+    retired_pages_pending: bool | None = None
+    recovery_action: int | None = None
+    links_down: tuple[int, ...] = ()
+    fabric_state: int | None = None
+    fabric_status: int | None = None
+    fabric_health: int | None = None
+    fabric_mask: int | None = None
+    clock_reasons: int | None = None
+    memory_total: int | None = None
+    memory_used: int | None = None
+    utilization: int | None = None
+    memory_utilization: int | None = None
+    power_mw: int | None = None
+    temperature: int | None = None
+    processes: tuple[tuple[int, int, int], ...] = ()
+
+
+class Probe(mig.Hardware, Protocol):
+    """One kind of hardware on a node; the MIG calls come from `mig.Hardware`."""
+
+    def discover(self) -> Discovered:
+        """Return the devices of the node and how they are wired."""
+
+    def reading(self, gpu_uuid: str) -> Reading:
+        """Return health and use of a GPU; a lost GPU is a reading, not an error."""
+
+    def wait(self, timeout_s: float) -> Sequence[Event]:
+        """Return what has happened, at the latest after `timeout_s` with nothing."""
+
+    def set_mig(self, gpu_uuid: str, enabled: bool) -> bool:
+        """Change the MIG mode; return whether it holds at once (else after a reset)."""
+
+    def close(self) -> None:
+        """Let go of the hardware; calls after it fail."""
