@@ -1,0 +1,181 @@
+"""The composition root: puts the parts of the driver together and runs them in one loop until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from dra_driver import (
+    cdi,
+    checkpoint,
+    claims_api,
+    container,
+    healthstream,
+    host_files,
+    instance,
+    locks,
+    metadata,
+    mig,
+    sharing,
+    state,
+)
+from dra_driver import config as settings
+from scheduler.apiserver import client
+
+log = structlog.get_logger()
+
+Service = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What was found on the node.
+
+    Attributes
+    ----------
+    services : sequence of functions
+        Run beside the plugin until it ends: publishing, discovery, health, metrics.
+    """
+
+    machine: state.Machine
+    hardware: mig.Hardware
+    driver_version: str
+    health: healthstream.Source | None = None
+    services: Sequence[Service] = ()
+    hooks: instance.Hooks = instance.Hooks()
+
+
+def parts(config: settings.Config, node: Node, claims: state.Claims) -> state.Parts:
+    """Make the folders of the driver and return what a state works with."""
+    folder = config.folder
+    for name in ("locks", "mps"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    driver = config.root / config.driver_root.lstrip("/")
+    programs = sharing.Programs(driver / "usr/bin/nvidia-smi", driver / "usr/bin/nvidia-cuda-mps-control")
+    daemons = sharing.Daemons(folder / "mps", str(folder / "mps"), programs)
+    files = host_files.HostFiles(config.root, config.host_root, config.driver_root)
+    return state.Parts(
+        config.driver,
+        checkpoint.Store(folder),
+        locks.Locks(folder / "locks"),
+        cdi.Folder(config.cdi, config.driver),
+        metadata.Folder(folder / "metadata", str(folder / "metadata"), config.driver),
+        container.Source(files, node.hardware, daemons, node.driver_version),
+        node.hardware,
+        daemons,
+        programs,
+        node.machine,
+        claims,
+        config.dynamic_mig,
+    )
+
+
+async def serve(
+    config: settings.Config, api: client.Client, node: Node, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Run one instance until SIGTERM or SIGINT, and leave cleanly."""
+    status = claims_api.StatusWriter(api, config.driver, node.machine)
+    events = claims_api.NodeEvents(api, config.driver, config.node_name)
+
+    def prepared_claim(entry: Any) -> None:
+        status.tell(entry)
+        node.hooks.prepared_claim(entry)
+
+    def event(reason: str, message: str) -> None:
+        events.tell(reason, message)
+        node.hooks.event(reason, message)
+
+    hooks = replace(node.hooks, prepared_claim=prepared_claim, event=event)
+    running = instance.Instance(
+        parts(config, node, claims_api.ApiClaims(api)),
+        config.sockets,
+        checkpoint.boot_id(config.root),
+        node.health,
+        hooks,
+        config.sweep_s,
+    )
+    with _signals() as stopped:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work()) for work in (status.run, events.run, *node.services)]
+            await running.start()
+            tasks.append(group.create_task(running.run()))
+            ready()
+            await stopped.wait()
+            log.info("stopping")
+            await running.stop()
+            for task in tasks:
+                task.cancel()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM and SIGINT set."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        yield stopped
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def set_up_logs(level: str) -> None:
+    """Write one JSON object for each record to the standard error."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(
+                serializer=lambda record, **_: orjson.dumps(record, default=str).decode()
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def problems(config: settings.Config) -> list[str]:
+    """Return what would keep the driver from working on this node, one sentence each."""
+    found = []
+    for name, path in (("registry", config.registry), ("plugins", config.plugins), ("cdi", config.cdi)):
+        problem = _unwritable(path)
+        if problem:
+            found.append(f"{name}: {problem}")
+    for needed in ("proc/sys/kernel/random/boot_id", "proc/devices", "dev", "sys/bus/pci/devices"):
+        if not (config.root / needed).exists():
+            found.append(f"root: {config.root / needed} does not exist; mount the host's root and name it with --root")
+    try:
+        checkpoint.Store(config.folder).read()
+    except (checkpoint.CheckpointError, OSError) as error:
+        found.append(f"checkpoint: {error}")
+    try:
+        _ = config.sockets
+    except ValueError as error:
+        found.append(f"sockets: {error}")
+    return found
+
+
+def _unwritable(path: Path) -> str:
+    """Try to make a file in a folder, or in the nearest one that exists."""
+    while not path.exists():
+        path = path.parent
+    trial = path / ".muster-trial"
+    try:
+        trial.write_bytes(b"")
+        trial.unlink()
+    except OSError as error:
+        return f"{path} cannot be written: {error.strerror}"
+    return ""

@@ -1,0 +1,99 @@
+"""The command ``muster-dra-driver``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pydantic
+import yaml
+
+from dra_driver import app, checkpoint
+from dra_driver.config import Config
+
+MAX_FILE = 1024 * 1024
+
+
+def _file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Take defaults from a YAML file; options and variables win."""
+    if path is None:
+        return
+    if path.stat().st_size > MAX_FILE:
+        raise click.BadParameter(f"{path}: more than {MAX_FILE} bytes")
+    try:
+        found = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+    unknown = set(found) - set(Config.model_fields)
+    if unknown:
+        raise click.BadParameter(f"{path}: unknown settings {', '.join(sorted(unknown))}")
+    context.default_map = {**(context.default_map or {}), **found}
+
+
+def settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command an option for each setting; its variable is ``MUSTER_`` with the setting's name."""
+    for name, field in reversed(Config.model_fields.items()):
+        default = None if field.is_required() else field.default
+        flag = f"--{name.replace('_', '-')}"
+        declared = f"{flag}/--no-{name.replace('_', '-')}" if isinstance(default, bool) else flag
+        command = click.option(
+            declared,
+            name,
+            envvar=f"MUSTER_{name.upper()}",
+            default=default,
+            required=field.is_required(),
+            show_default=True,
+        )(command)
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    return click.option(
+        "--config", type=file, is_eager=True, expose_value=False, callback=_file, envvar="MUSTER_CONFIG"
+    )(command)
+
+
+def configured(values: dict[str, Any]) -> Config:
+    """Check the settings."""
+    try:
+        return Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        said = "; ".join(f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors())
+        raise click.UsageError(said) from error
+
+
+@click.group(context_settings={"max_content_width": 120})
+@click.version_option(package_name="muster-scheduler")
+def main() -> None:
+    """Muster's DRA driver: GPUs, MIG devices, NICs and other accelerators of one node."""
+
+
+@main.group("checkpoint")
+def checkpoint_group() -> None:
+    """What is prepared on this node."""
+
+
+@checkpoint_group.command("show")
+@settings
+def show(**values: Any) -> None:
+    """Print the checkpoint file, and say whether it is in order."""
+    store = checkpoint.Store(configured(values).folder)
+    if not store.path.exists():
+        raise click.ClickException(f"{store.path} does not exist; nothing was ever prepared")
+    try:
+        click.echo(checkpoint.show(store.path))
+        store.read()
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@settings
+def doctor(**values: Any) -> None:
+    """Say what would keep the driver from working on this node."""
+    found = app.problems(configured(values))
+    for problem in found:
+        click.echo(problem, err=True)
+    if found:
+        sys.exit(1)
+    click.echo("nothing found that would keep the driver from working")
