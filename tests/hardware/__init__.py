@@ -1,0 +1,1 @@
+"""Stand-ins for the hardware of a node, rendered from the machines of the model."""

@@ -1,0 +1,59 @@
+/* Events, health and use. */
+int nvmlEventSetCreate(void **out) { SYSTEM; Set *s = calloc(1, sizeof *s); s->seen = S->events; *out = s; return OK; }
+int nvmlEventSetFree(void *set) { SYSTEM; free(set); return OK; }
+int nvmlDeviceGetSupportedEventTypes(void *h, u64 *out) { DEVICE(h); (void)g; *out = 0x1 | 0x2 | 0x8 | 0x100 | 0x8000; return OK; }
+int nvmlDeviceRegisterEvents(void *h, u64 mask, void *set) {
+  DEVICE(h);
+  (void)g;
+  if (mask & ~(u64)(0x1 | 0x2 | 0x8 | 0x100 | 0x8000)) return UNSUPPORTED;
+  ((Set *)set)->mask[n] |= mask;
+  return OK;
+}
+typedef struct { void *device; u64 type, data; u32 gi, ci; } News;
+int nvmlEventSetWait_v2(void *set, News *out, u32 ms) {
+  SYSTEM;
+  Set *s = set;
+  for (u32 waited = 0;; waited += 5) {
+    while (s->seen < S->events) {
+      Event_t *e = &S->event[s->seen++ % MAX_EVENTS];
+      if (e->gpu >= MAX_GPUS || !(s->mask[e->gpu] & e->type)) continue;
+      *out = (News){&devices[e->gpu], e->type, e->data, e->gi, e->ci};
+      return OK;
+    }
+    if (waited >= ms) return TIMEOUT;
+    nap(5);
+  }
+}
+int nvmlDeviceGetEccMode(void *h, u32 *current, u32 *pending) { DEVICE(h); *current = *pending = g->ecc; return OK; }
+int nvmlDeviceGetTotalEccErrors(void *h, u32 type, u32 counter, u64 *out) {
+  DEVICE(h); (void)counter; if (!g->ecc) return UNSUPPORTED;
+  *out = type ? g->ecc_uncorrected : g->ecc_corrected; return OK;
+}
+int nvmlDeviceGetRemappedRows(void *h, u32 *corrected, u32 *uncorrected, u32 *pending, u32 *failed) {
+  DEVICE(h);
+  if (g->architecture < 7) return UNSUPPORTED;
+  *corrected = g->remap_corrected; *uncorrected = g->remap_uncorrected;
+  *pending = g->remap_pending; *failed = g->remap_failed;
+  return OK;
+}
+int nvmlDeviceGetRetiredPagesPendingStatus(void *h, u32 *out) {
+  DEVICE(h); if (g->architecture >= 7) return UNSUPPORTED; *out = g->retired_pending; return OK;
+}
+int nvmlDeviceGetCurrentClocksEventReasons(void *h, u64 *out) { DEVICE(h); *out = g->clock_reasons; return OK; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *h, u64 *out) { DEVICE(h); *out = g->clock_reasons; return OK; }
+int nvmlDeviceGetUtilizationRates(void *h, u32 *out) {
+  DEVICE(h); if (g->mig_current) return UNSUPPORTED; out[0] = g->gpu_percent; out[1] = g->memory_percent; return OK;
+}
+int nvmlDeviceGetPowerUsage(void *h, u32 *out) { DEVICE(h); *out = g->power_mw; return OK; }
+int nvmlDeviceGetTemperature(void *h, u32 sensor, u32 *out) { DEVICE(h); if (sensor) return INVALID; *out = g->celsius; return OK; }
+int nvmlDeviceGetComputeMode(void *h, u32 *out) { DEVICE(h); *out = g->compute_mode; return OK; }
+int nvmlDeviceSetComputeMode(void *h, u32 mode) { DEVICE(h); if (mode > 3) return INVALID; g->compute_mode = mode; return OK; }
+typedef struct { u32 pid; u64 bytes; u32 gi, ci; } Running;
+int nvmlDeviceGetComputeRunningProcesses_v3(void *h, u32 *count, Running *out) {
+  DEVICE(h);
+  if (*count < g->processes) { *count = g->processes; return TOO_SMALL; }
+  *count = g->processes;
+  for (u32 i = 0; i < g->processes; i++)
+    out[i] = (Running){g->process[i].pid, g->process[i].bytes, g->process[i].gi, g->process[i].gi + 1 ? 0 : -1u};
+  return OK;
+}
