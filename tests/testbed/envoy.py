@@ -47,7 +47,7 @@ def start(parts: process.Group, folder: Path, config: Mapping[str, Any], name: s
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**config, "admin": {"address": address}}, sort_keys=False))
     argv = [
-        build._wheel("envoy", "envoy", print),
+        build.wheel("envoy", "envoy", print),
         "--config-path",
         path,
         "--disable-hot-restart",

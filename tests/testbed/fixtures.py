@@ -101,14 +101,14 @@ def _alive(home: clusters.Cluster) -> clusters.Cluster:
 def left_behind(home: clusters.Cluster) -> list[str]:
     """Return what a closed cluster did not take away: processes, mounts, cgroups, its folder."""
     mark = str(home.folder)
-    found = [f"process {pid}: {line[:200]}" for pid, line in _command_lines() if mark in line]
+    found = [f"process {pid}: {line[:200]}" for pid, line in command_lines() if mark in line]
     found += [f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines() if mark in line]
     for top in cgroups.hierarchies() if home.nodes else []:
         found += [f"cgroup {top / one.cgroup}" for one in home.nodes.values() if (top / one.cgroup).exists()]
     return found + ([f"folder {mark}"] if home.own_folder and home.folder.exists() else [])
 
 
-def _command_lines() -> Iterator[tuple[int, str]]:
+def command_lines() -> Iterator[tuple[int, str]]:
     """Yield the command line of each process but of sweepers, which end within moments of us."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
