@@ -23,6 +23,7 @@ from dra_driver import (
     healthstream,
     host_files,
     instance,
+    inventory,
     locks,
     metadata,
     mig,
@@ -30,6 +31,7 @@ from dra_driver import (
     state,
 )
 from dra_driver import config as settings
+from dra_driver.probe import interface
 from scheduler.apiserver import client
 
 log = structlog.get_logger()
@@ -115,6 +117,17 @@ async def serve(
             await running.stop()
             for task in tasks:
                 task.cancel()
+
+
+async def run(config: settings.Config, probe: interface.Probe) -> None:
+    """Discover the node and serve until a signal."""
+    found = await inventory.Inventory.take(probe)
+    try:
+        async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
+            node = Node(found, probe, found.found.driver_release, services=(lambda: found.run(config.discover_s),))
+            await serve(config, api, node)
+    finally:
+        await asyncio.to_thread(probe.close)
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ class Config(pydantic.BaseModel):
     driver_root: str = "/"
     """Where the GPU's user-space driver is, from the host's root."""
     dynamic_mig: bool = True
+    discover_s: float = pydantic.Field(30.0, ge=1.0)
     sweep_s: float = pydantic.Field(600.0, ge=1.0)
     log_level: str = pydantic.Field("info", pattern=r"^(debug|info|warning|error)$")
 

@@ -3,9 +3,11 @@
 The instances are in a file, so that a driver which is killed finds them again as it would on real hardware.
 """
 
+import functools
 import json
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -45,12 +47,22 @@ def machine(kind: str = "dgx-a100", *, mig_gpus: Sequence[int] = (), name: str =
     return replace(found, gpus=gpus)
 
 
+def _one_at_a_time(call: Callable) -> Callable:
+    @functools.wraps(call)
+    def locked(self: "Hardware", *args: object) -> object:
+        with self._lock:
+            return call(self, *args)
+
+    return locked
+
+
 class Hardware:
     """GPU instances of a node, in a file."""
 
     def __init__(self, root: Path, topology: node.NodeTopology) -> None:
         self.root, self.topology, self.path = root, topology, root / "hardware.json"
         self.failing: set[str] = set()
+        self._lock = threading.RLock()  # calls come from several threads, for different GPUs
 
     def _all(self) -> list[mig.Instance]:
         return [mig.Instance(**row) for row in json.loads(self.path.read_text())] if self.path.exists() else []
@@ -62,10 +74,12 @@ class Hardware:
         if call in self.failing:
             raise mig.HardwareError(f"{call}: Insufficient Resources")
 
+    @_one_at_a_time
     def instances(self, gpu_uuid: str) -> list[mig.Instance]:
         self._fail("instances")
         return [row for row in self._all() if row.gpu_uuid == gpu_uuid]
 
+    @_one_at_a_time
     def create_gpu_instance(self, gpu_uuid: str, profile_id: int, start: int) -> mig.Instance:
         self._fail("create_gpu_instance")
         gpu = next(gpu for gpu in self.topology.gpus if gpu.uuid == gpu_uuid)
@@ -80,6 +94,7 @@ class Hardware:
         self._write([*rows, made])
         return made
 
+    @_one_at_a_time
     def create_compute_instance(self, instance: mig.Instance) -> mig.Instance:
         self._fail("create_compute_instance")
         uuid = f"MIG-{instance.gpu_uuid[4:12]}-{instance.gpu_instance}-{instance.profile_id}-{instance.start}"
@@ -93,10 +108,12 @@ class Hardware:
         (folder / "ci0/access").write_text(f"DeviceFileMinor: {minor + 1}\nDeviceFileMode: 292\n")
         return made
 
+    @_one_at_a_time
     def destroy_compute_instance(self, instance: mig.Instance) -> None:
         self._fail("destroy_compute_instance")
         self._replace(instance, replace(instance, compute_instance=-1, uuid=""))
 
+    @_one_at_a_time
     def destroy_gpu_instance(self, instance: mig.Instance) -> None:
         self._fail("destroy_gpu_instance")
         there = {(row.gpu_uuid, row.gpu_instance): row for row in self._all()}

@@ -1,0 +1,61 @@
+"""MIG instances through the real binding: made, listed, refused, removed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dra_driver import mig
+from dra_driver.probe import nvml, roots
+from scheduler.model import machines
+from tests.hardware import library, machine
+
+UUID = "GPU-node-a-0"
+
+
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nvml.NvmlProbe:
+    found = machines.build("dgx-a100", "node-a")
+    cut = replace(found, gpus=tuple(replace(gpu, mig_enabled=gpu.index == 0) for gpu in found.gpus))
+    monkeypatch.setenv("MUSTER_NVML_STATE", str(machine.render(cut, tmp_path)))
+    made = nvml.NvmlProbe(roots.Root(tmp_path), "node-a", library.folder() / library.NAME)
+    yield made
+    made.close()
+
+
+def test_an_instance_from_birth_to_death(probe: nvml.NvmlProbe) -> None:
+    made = probe.create_gpu_instance(UUID, 9, 4)
+    assert (made.profile_id, made.start, made.size, made.compute_instance) == (9, 4, 4, -1)
+    whole = probe.create_compute_instance(made)
+    assert whole.compute_instance == 0
+    assert whole.uuid.startswith("MIG-")
+    assert probe.instances(UUID) == [whole]
+    with pytest.raises(mig.HardwareError, match=r"GPU-node-a-0: destroy GPU instance 1: In use"):
+        probe.destroy_gpu_instance(whole)
+    probe.destroy_compute_instance(whole)
+    assert probe.instances(UUID) == [made]
+    probe.destroy_gpu_instance(made)
+    assert probe.instances(UUID) == []
+
+
+def test_overlaps_and_wrong_starts_are_refused(probe: nvml.NvmlProbe) -> None:
+    probe.create_gpu_instance(UUID, 9, 0)
+    with pytest.raises(mig.HardwareError, match="Insufficient Resources"):
+        probe.create_gpu_instance(UUID, 19, 3)
+    with pytest.raises(mig.HardwareError, match="cannot start at 1"):
+        probe.create_gpu_instance(UUID, 14, 1)
+
+
+def test_instances_outlive_the_session(probe: nvml.NvmlProbe, tmp_path: Path) -> None:
+    probe.create_gpu_instance(UUID, 19, 6)
+    before = probe.instances(UUID)
+    other = (tmp_path / "nvml.state").read_bytes()
+    assert before
+    assert other != b""
+    probe.close()
+    probe.__init__(roots.Root(tmp_path), "node-a")
+    assert probe.instances(UUID) == before
+
+
+def test_the_mode_waits_for_a_reset_on_ampere(probe: nvml.NvmlProbe) -> None:
+    assert probe.set_mig("GPU-node-a-1", True) is False
