@@ -111,7 +111,6 @@ def event(path: Path, gpu: int, kind: int, data: int, gpu_instance: int = WHOLE)
         place = found.event[found.events % state.MAX_EVENTS]
         place.gpu, place.type, place.data, place.gi, place.ci = gpu, kind, data, gpu_instance, gpu_instance
         found.events += 1
-        del place
 
 
 def xid(path: Path, gpu: int, number: int) -> None:

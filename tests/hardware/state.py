@@ -100,9 +100,5 @@ def changed(path: Path) -> Iterator[State]:
     """Yield the state for reading and writing, under the lock that the library takes too."""
     with path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with mmap.mmap(file.fileno(), ctypes.sizeof(State)) as memory:
-            found = State.from_buffer(memory)
-            try:
-                yield found
-            finally:
-                del found
+        # The mapping goes with the last name that looks into it; to close it earlier would fail.
+        yield State.from_buffer(mmap.mmap(file.fileno(), ctypes.sizeof(State)))

@@ -1,0 +1,77 @@
+"""Puts a node together from its parts, and tells which known machine it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from dra_driver.probe import roots, sysfs
+from scheduler.model import device, machines, node
+
+CLIQUE_LABEL = "nvidia.com/gpu.clique"
+
+
+def assemble(
+    root: roots.Root,
+    name: str,
+    gpus: tuple[device.Gpu, ...] = (),
+    nvlinks: tuple[node.NvLink, ...] = (),
+    nvswitches: int = 0,
+    accelerators: tuple[device.Accelerator, ...] = (),
+) -> node.NodeTopology:
+    """Return the node with these devices and everything that sysfs knows."""
+    distances = sysfs.numa_distances(root)
+    fabrics = sorted({gpu.fabric_id for gpu in gpus if gpu.fabric_id})
+    found = node.NodeTopology(
+        name=name,
+        cpu_milli=sysfs.cpus(root) * 1000,
+        memory_mib=sysfs.memory_mib(root),
+        gpus=gpus,
+        nics=sysfs.nics(root)[: node.MAX_NICS],
+        accelerators=accelerators,
+        nvlinks=nvlinks,
+        nvswitches=nvswitches,
+        numa_distances=distances,
+        sockets=sysfs.sockets(root, len(distances)),
+        labels=((CLIQUE_LABEL, fabrics[0]),) if len(fabrics) == 1 else (),
+    )
+    return replace(found, machine=kind(found))
+
+
+def kind(found: node.NodeTopology) -> str:
+    """Return the known kind of machine with the same GPUs and NVLinks, at best with as many NICs; else its GPUs."""
+    models = [gpu.model.name for gpu in found.gpus]
+    twins = []
+    for known in machines.KINDS:
+        twin = machines.build(known, found.name)
+        if found.gpus and [g.model.name for g in twin.gpus] == models and twin.nvlinks == found.nvlinks:
+            twins.append((abs(len(twin.nics) - len(found.nics)), known))
+    if twins:
+        return min(twins)[1]
+    return "+".join(f"{models.count(model)}x{model}" for model in dict.fromkeys(models)) or "cpu"
+
+
+def semver(text: str) -> str:
+    """Return a version of three numbers without leading zeros; "" where there is none.
+
+    Examples
+    --------
+    >>> semver("580.65.06"), semver("13.0"), semver("535")
+    ('580.65.6', '13.0.0', '535.0.0')
+    """
+    found = re.match(r"\d+(?:\.\d+){0,2}", text)
+    if not found:
+        return ""
+    numbers = [int(part) for part in found[0].split(".")]
+    return ".".join(map(str, [*numbers, 0, 0][:3]))
+
+
+def cuda_semver(number: int) -> str:
+    """Return the CUDA version of a driver.
+
+    Examples
+    --------
+    >>> cuda_semver(12040)
+    '12.4.0'
+    """
+    return f"{number // 1000}.{number % 1000 // 10}.0"
