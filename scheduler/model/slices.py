@@ -47,12 +47,20 @@ class Layout:
         The server keeps consumable capacity; otherwise every GPU is given out whole.
     lists : bool
         The server keeps list attributes.
+    taints : bool
+        The server keeps device taints. Where it drops them, devices that nobody should get are left out instead.
     """
 
     split_counters: bool = True
     partitionable: bool = True
     consumable: bool = True
     lists: bool = False
+    taints: bool = True
+
+    @property
+    def max_taints(self) -> int:
+        """Return how many taints a device can have: 4 in 1.34, 16 from 1.35 on."""
+        return 16 if self.split_counters else 4
 
 
 def layout(
@@ -69,7 +77,11 @@ def layout(
 
 
 def encode(
-    machine: node.NodeTopology, generation: int = 1, form: Layout | None = None, driver: str = claim.DRIVER
+    machine: node.NodeTopology,
+    generation: int = 1,
+    form: Layout | None = None,
+    driver: str = claim.DRIVER,
+    taints: Mapping[str, Sequence[Mapping[str, str]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the ResourceSlices that publish the devices of a node.
 
@@ -79,6 +91,8 @@ def encode(
         Generation of the pool; every slice carries it.
     form : Layout, optional
         By default that of the newest server.
+    taints : mapping of device name to taints, optional
+        Each as in the API: key, value, effect, timeAdded. Those of a GPU hold for its partitions too.
 
     Returns
     -------
@@ -99,7 +113,10 @@ def encode(
     entries += [attributes.nic_entry(known, nic) for nic in machine.nics]
     entries += [attributes.accelerator_entry(known, other) for other in machine.accelerators]
     parts = _split(known, cut) if form.split_counters else _combined(known, cut)
-    parts += _chunks(entries, form)
+    for part in parts:
+        if "devices" in part:
+            part["devices"] = _tainted(part["devices"], taints or {}, form)
+    parts += _chunks(_tainted(entries, taints or {}, form), form)
     for entry in (entry for part in parts for entry in part.get("devices", ())):
         _check(machine.name, entry)
     return [_slice(machine, driver, generation, parts or [{}], i) for i in range(max(1, len(parts)))]
@@ -179,10 +196,28 @@ def _combined(known: attributes.Facts, cut: Sequence[device.Gpu]) -> list[Part]:
     return parts
 
 
+def _tainted(
+    entries: list[dict[str, Any]], taints: Mapping[str, Sequence[Mapping[str, str]]], form: Layout
+) -> list[dict[str, Any]]:
+    """Return the entries with their taints, or without those that nobody should get where taints are not kept."""
+    kept = []
+    for entry in entries:
+        parent = entry.get("consumesCounters", [{"counterSet": ""}])[0]["counterSet"].removesuffix("-counters")
+        names = dict.fromkeys((entry["name"], parent))
+        found = [dict(taint) for name in names for taint in taints.get(name, ())][: form.max_taints]
+        if found and form.taints:
+            entry["taints"] = found
+        elif any(taint["effect"] != "None" for taint in found):
+            continue
+        kept.append(entry)
+    return kept
+
+
 def _chunks(entries: list[dict[str, Any]], form: Layout) -> list[Part]:
     """Return slices of devices without counters."""
     advanced = any("ints" in value for entry in entries for value in entry["attributes"].values())
-    limit = MAX_ADVANCED_DEVICES if advanced else MAX_DEVICES
+    tainted = form.split_counters and any("taints" in entry for entry in entries)
+    limit = MAX_ADVANCED_DEVICES if advanced or tainted else MAX_DEVICES
     return [{"devices": part} for part in _groups(entries, limit)]
 
 

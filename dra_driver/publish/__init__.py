@@ -1,0 +1,1 @@
+"""Publishing the devices of the node as ResourceSlices."""
