@@ -1,0 +1,1 @@
+"""Health of the devices: one model drives taints, the health stream and metrics."""

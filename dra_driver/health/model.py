@@ -1,0 +1,130 @@
+"""What is wrong with each GPU, from events and readings: pure, the time is passed in.
+
+A reading replaces what the one before it said, so a state that ends clears its fault. Faults that only an event tells
+last until the GPU was reset (`reset`), XIDs of programs until `FADE_S` later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dra_driver.health.severity import Severity, of_xid
+from dra_driver.probe import interface
+
+FADE_S = 300.0
+DOMAIN = "gpu.muster.dev"
+EFFECTS = {Severity.INFORM: "None", Severity.DEGRADED: "NoSchedule", Severity.FATAL: "NoExecute"}
+POLLED = frozenset({"gpu-lost", "ecc", "row-remap", "recovery-action", "nvlink", "fabric", "unmonitored"})
+"""Kinds of faults that readings tell, and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    since_s : float
+        Seconds since 1970; the fault's taint has this time as long as the fault lasts.
+    """
+
+    kind: str
+    value: str
+    severity: Severity
+    since_s: float
+    message: str
+
+    @property
+    def taint(self) -> tuple[str, str, str]:
+        """Return key, value and effect."""
+        return f"{DOMAIN}/{self.kind}", self.value, EFFECTS[self.severity]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The faults of one GPU by kind; never changed in place."""
+
+    gpu_uuid: str
+    faults: Mapping[str, Fault]
+    ecc_uncorrected: int | None = None
+
+    @property
+    def healthy(self) -> bool:
+        return all(fault.severity is Severity.INFORM for fault in self.faults.values())
+
+    @property
+    def message(self) -> str:
+        """Return the worst first, one sentence each."""
+        worst = sorted(self.faults.values(), key=lambda fault: (-fault.severity, fault.kind))
+        return "; ".join(fault.message for fault in worst)
+
+
+def event(health: Health, news: interface.Event, now_s: float) -> Health:
+    """Return the health after an event."""
+    if news.kind == "xid":
+        text = f"XID {news.data} on GPU {health.gpu_uuid}"
+        return _with(health, Fault("xid", str(news.data), of_xid(news.data), now_s, text))
+    if news.kind == "ecc-double-bit":
+        text = f"uncorrectable ECC error on GPU {health.gpu_uuid}"
+        return _with(health, Fault("ecc-event", "uncorrected", Severity.DEGRADED, now_s, text))
+    if news.kind == "unavailable":
+        return _with(health, Fault("gpu-lost", "", Severity.FATAL, now_s, f"GPU {health.gpu_uuid} is unavailable"))
+    return health
+
+
+def reading(health: Health, seen: interface.Reading, now_s: float) -> Health:
+    """Return the health after a poll: what it does not show any more is over."""
+    shown = {fault.kind: fault for fault in _faults(health, seen, now_s)}
+    kept = {kind: fault for kind, fault in health.faults.items() if _lasts(fault, now_s)}
+    for kind, fault in shown.items():
+        old = health.faults.get(kind)
+        kept[kind] = old if old is not None and old.taint == fault.taint else fault
+    ecc = health.ecc_uncorrected if seen.ecc_uncorrected is None else seen.ecc_uncorrected
+    return Health(health.gpu_uuid, kept, ecc)
+
+
+def reset(health: Health) -> Health:
+    """Return the health after the GPU was reset or the node booted: only new readings count."""
+    return Health(health.gpu_uuid, {})
+
+
+def _with(health: Health, fault: Fault) -> Health:
+    """Add a fault; a lesser one never hides a worse one of its kind, and the same one keeps its time."""
+    old = health.faults.get(fault.kind)
+    if old is not None and (old.severity > fault.severity or old.taint == fault.taint):
+        return health
+    return Health(health.gpu_uuid, {**health.faults, fault.kind: fault}, health.ecc_uncorrected)
+
+
+def _lasts(fault: Fault, now_s: float) -> bool:
+    if fault.kind in POLLED:
+        return False
+    return fault.severity is not Severity.INFORM or now_s - fault.since_s < FADE_S
+
+
+def _faults(health: Health, seen: interface.Reading, now_s: float) -> Iterator[Fault]:
+    name = f"GPU {seen.gpu_uuid}"
+    if seen.lost:
+        yield Fault("gpu-lost", "", Severity.FATAL, now_s, f"{name} is lost: it fell off the bus")
+        return
+    before = health.ecc_uncorrected
+    grown = before is not None and (seen.ecc_uncorrected or 0) > before
+    if grown or ("ecc" in health.faults and (seen.ecc_uncorrected is None or seen.ecc_uncorrected == before)):
+        yield Fault("ecc", "uncorrected", Severity.DEGRADED, now_s, f"{name} has new uncorrectable ECC errors")
+    if seen.remap_failed:
+        yield Fault("row-remap", "failed", Severity.FATAL, now_s, f"{name} has no spare rows left for remapping")
+    elif seen.remap_pending or seen.retired_pages_pending:
+        yield Fault("row-remap", "pending", Severity.DEGRADED, now_s, f"{name} must be reset to remap rows")
+    if seen.recovery_action:
+        text = f"{name} asks for recovery action {seen.recovery_action}"
+        yield Fault("recovery-action", str(seen.recovery_action), Severity.DEGRADED, now_s, text)
+    if seen.links_down:
+        links = ", ".join(map(str, seen.links_down))
+        yield Fault("nvlink", "down", Severity.DEGRADED, now_s, f"{name}: NVLinks {links} are down")
+    if seen.fabric_state in (1, 2) or seen.fabric_health == 2:
+        value = "unhealthy" if seen.fabric_health == 2 else "not-ready"
+        yield Fault("fabric", value, Severity.DEGRADED, now_s, f"{name}: NVLink fabric is {value}")
+    if seen.failing:
+        calls = ", ".join(f"{call}: {reason}" for call, reason in sorted(seen.failing.items()))
+        yield Fault("unmonitored", "", Severity.INFORM, now_s, f"{name} does not answer ({calls})")
