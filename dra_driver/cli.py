@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ import click
 import pydantic
 import yaml
 
-from dra_driver import app, checkpoint
+from dra_driver import app, checkpoint, mig
+from dra_driver.commands import discover
 from dra_driver.config import Config
+from dra_driver.probe import nvml, roots
 
 MAX_FILE = 1024 * 1024
 
@@ -66,6 +69,22 @@ def configured(values: dict[str, Any]) -> Config:
 @click.version_option(package_name="muster-scheduler")
 def main() -> None:
     """Muster's DRA driver: GPUs, MIG devices, NICs and other accelerators of one node."""
+
+
+@main.command()
+@settings
+def run(**values: Any) -> None:
+    """Serve the kubelet of this node until SIGTERM."""
+    config = configured(values)
+    app.set_up_logs(config.log_level)
+    try:
+        probe = nvml.NvmlProbe(roots.Root(config.root), config.node_name, config.library)
+    except (mig.HardwareError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    asyncio.run(app.run(config, probe))
+
+
+main.add_command(discover.discover)
 
 
 @main.group("checkpoint")

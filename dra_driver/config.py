@@ -42,6 +42,8 @@ class Config(pydantic.BaseModel):
     """What the host calls that place."""
     driver_root: str = "/"
     """Where the GPU's user-space driver is, from the host's root."""
+    library: Path | None = None
+    """NVML, where the loader does not find ``libnvidia-ml.so.1`` by its name."""
     dynamic_mig: bool = True
     discover_s: float = pydantic.Field(30.0, ge=1.0)
     sweep_s: float = pydantic.Field(600.0, ge=1.0)
