@@ -65,7 +65,7 @@ def decode(data: bytes, path: Path) -> prepared.Checkpoint:
         if _checksum(contents) != document.checksum:
             raise CheckpointError(f"{path}: the checksum does not fit the contents")
         return msgspec.json.decode(contents, type=prepared.Checkpoint)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
