@@ -9,6 +9,8 @@ import pytest
 from tests.testbed.fixtures import (  # noqa: F401  fixtures and hooks of the testbed
     cluster,
     cluster_session,
+    fleet_500,
+    fleet_500_session,
     kubernetes_version,
     pytest_collection_modifyitems,
     pytest_runtest_makereport,

@@ -95,7 +95,7 @@ class Cluster:
             if not names:
                 return
             listed = json.loads(self.kubectl("get", "nodes", "-o", "json"))["items"]
-            ready = {item["metadata"]["name"] for item in listed if _is_ready(item)}
+            ready = {item["metadata"]["name"] for item in listed if is_ready(item)}
             if ready >= set(names):
                 return
         raise process.Failed(f"nodes not Ready within {deadline_s:g} s: {', '.join(sorted(set(names) - ready))}")
@@ -123,6 +123,6 @@ class Cluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _is_ready(item: dict[str, Any]) -> bool:
+def is_ready(item: dict[str, Any]) -> bool:
     conditions = item["status"].get("conditions") or []
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)

@@ -6,6 +6,7 @@ as long as the session; a run with several workers has one of each for each work
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import uuid
@@ -15,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed import cgroups, doctor, process, versions
+from scheduler.apiserver import client
+from tests.testbed import cgroups, doctor, kwok, process, versions
 from tests.testbed import cluster as clusters
+from tests.testbed.fleet import create, presets
 
 REQUIRED = bool(os.environ.get("MUSTER_TESTBED_REQUIRED"))  # .ci/run sets it: a part that is missing is a failure there
-CLUSTERS = ("assumed", "real_session", "cluster_session")  # fixtures that start one
+CLUSTERS = ("assumed", "fleet_500_session", "real_session", "cluster_session")  # fixtures that start one
 LOG_LINES, LOG_WIDTH = 12, 400
 
 
@@ -58,6 +61,25 @@ def real_nodes(real_session: clusters.Cluster) -> clusters.Cluster:
     return _alive(real_session)
 
 
+@pytest.fixture(scope="session")
+def fleet_500_session(kubernetes_version: str) -> Iterator[clusters.Cluster]:
+    for home in _started(clusters.Options(version=kubernetes_version)):
+        kwok.start(home)
+        asyncio.run(_fleet(home, presets.fleet_500))
+        yield home
+
+
+@pytest.fixture
+def fleet_500(fleet_500_session: clusters.Cluster) -> clusters.Cluster:
+    """A control plane with 500 simulated nodes and their ResourceSlices, shared by the session."""
+    return _alive(fleet_500_session)
+
+
+async def _fleet(home: clusters.Cluster, fleet: presets.Fleet) -> None:
+    async with await client.Client.connect(home.kubeconfig) as api:
+        await create.create(api, fleet, home.kubernetes.minor)
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """A namespace of one test in one cluster."""
@@ -72,7 +94,7 @@ class Space:
 @pytest.fixture
 def space(request: pytest.FixtureRequest) -> Iterator[Space]:
     """A namespace in the cluster that the test uses, with its default service account made; removed afterwards."""
-    name = next((one for one in ("real_nodes", "cluster") if one in request.fixturenames), "cluster")
+    name = next((one for one in ("real_nodes", "fleet_500", "cluster") if one in request.fixturenames), "cluster")
     home: clusters.Cluster = request.getfixturevalue(name)
     made = Space(f"t-{uuid.uuid4().hex[:8]}", home)
     home.kubectl("create", "namespace", made.name)
