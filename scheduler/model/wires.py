@@ -3,8 +3,8 @@
 The graph is for people, tests and exports; placement reads the tables of ``scheduler.snapshot.shapes``.
 """
 
-from collections.abc import Iterator
-from itertools import combinations, pairwise
+from collections.abc import Iterable, Iterator
+from itertools import combinations, pairwise, permutations
 
 import networkx as nx
 
@@ -17,6 +17,12 @@ CLOSENESS_WEIGHT = {apart: 6 - apart for apart in distance.Distance}
 """Below any NVLink: decides between GPUs of equal links."""
 
 LINK_WEIGHT = 1000
+
+BLOCK = 4
+"""GPUs that are ordered among each other by trying all orders."""
+
+Weights = dict[tuple[int, int], int]
+"""How much two GPUs belong together, lower index first."""
 
 
 def graph(machine: node.NodeTopology) -> "nx.Graph[str]":
@@ -68,23 +74,46 @@ def first_fit_order(machine: node.NodeTopology) -> tuple[int, ...]:
 
     Notes
     -----
-    Halves the node again and again so that the links inside the halves are worth most: aligned blocks of 2, 4 and 8
-    in the result are pairs, quads and islands. kube-scheduler's allocator takes devices in list order.
+    Halves the node again and again so that the links inside the halves are worth most: aligned blocks of 4 and
+    8 in the result are quads and islands. Then the GPUs inside the blocks are put so that neighbours in the list are
+    joined best, so that what is left between others' GPUs is well joined too; on a DGX-1V the list goes once round the
+    ring of double links. kube-scheduler's allocator takes devices in list order.
     """
-    return _halve(machine, tuple(range(len(machine.gpus))))
+    weight = {(a, b): _weight(machine, a, b) for a, b in combinations(range(len(machine.gpus)), 2)}
+    return _chain(weight, list(_blocks(weight, tuple(range(len(machine.gpus))))))
 
 
-def _halve(machine: node.NodeTopology, gpus: tuple[int, ...]) -> tuple[int, ...]:
-    """Order some GPUs by recursive bisection; the half with the lowest GPU comes first."""
-    if len(gpus) < 3:
-        return gpus
+def _blocks(weight: Weights, gpus: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield blocks of up to four GPUs by recursive bisection; the half with the lowest GPU comes first."""
+    if len(gpus) <= BLOCK:
+        yield from (gpus,) if gpus else ()
+        return
     half = (len(gpus) + 1) // 2
     candidates = (
         combinations(gpus, half) if len(gpus) % 2 else ((gpus[0], *c) for c in combinations(gpus[1:], half - 1))
     )
-    weight = {(a, b): _weight(machine, a, b) for a, b in combinations(gpus, 2)}
     first = max(candidates, key=lambda c: _inside(weight, c) + _inside(weight, _rest(gpus, c)))
-    return _halve(machine, first) + _halve(machine, _rest(gpus, first))
+    yield from _blocks(weight, first)
+    yield from _blocks(weight, _rest(gpus, first))
+
+
+def _chain(weight: Weights, blocks: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Order the GPUs inside the blocks so that the sum over neighbours is largest; of equals the first by number.
+
+    Only the last GPU of a block matters to what follows, so one best beginning for each last GPU is kept.
+    """
+    best: list[tuple[int, ...]] = [()]
+    for block in blocks:
+        ends: dict[int, tuple[int, ...]] = {}
+        for tail in permutations(block):
+            longer = min((begin + tail for begin in best), key=lambda chain: _rank(weight, chain))
+            ends[tail[-1]] = min(longer, ends.get(tail[-1], longer), key=lambda chain: _rank(weight, chain))
+        best = list(ends.values())
+    return min(best, key=lambda chain: _rank(weight, chain))
+
+
+def _rank(weight: Weights, chain: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    return -sum(weight[min(pair), max(pair)] for pair in pairwise(chain)), chain
 
 
 def _weight(machine: node.NodeTopology, a: int, b: int) -> int:
@@ -93,7 +122,7 @@ def _weight(machine: node.NodeTopology, a: int, b: int) -> int:
     return links * LINK_WEIGHT + CLOSENESS_WEIGHT[distance.between(machine.gpus[a], machine.gpus[b])]
 
 
-def _inside(weight: dict[tuple[int, int], int], gpus: tuple[int, ...]) -> int:
+def _inside(weight: Weights, gpus: tuple[int, ...]) -> int:
     return sum(weight[pair] for pair in combinations(gpus, 2))
 
 
