@@ -1,0 +1,188 @@
+"""The extender's decisions: from plans where there is one, else from the snapshot and the engine's scoring.
+
+A pod with a plan may go to its node only. A pod without one gets from kube-scheduler's allocator the first devices that
+fit, not the best; so its nodes are compared by exactly those devices.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.model import reasons, request
+from scheduler.placement import plan, rows, scoring
+from scheduler.placement.score import feasible
+from scheduler.snapshot import demand, state
+from scheduler.web import extender, first_fit, wire
+
+Ints = NDArray[np.int64]
+
+MAX_ROWS = 256
+"""Requests whose costs are kept; the oldest goes first. 200 kB each at 5,000 nodes."""
+
+UNKNOWN = -1
+"""Row of a node that the fleet does not have."""
+
+NO_GPU_NODE = "muster: the node publishes no devices of ours"
+DOWN = "muster: the node is cordoned or failed"
+UNSUITED = f"muster: {reasons.Reason.NO_SUCH_DEVICE.value}: the node has too few GPUs that suit the pod"
+TAKEN = f"muster: {reasons.Reason.GPUS.value}: too few suitable GPUs of the node are free"
+FULL = "muster: CPU, memory, pods, NICs or accelerators of the node do not suffice"
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """All nodes in the order of one request's costs.
+
+    Attributes
+    ----------
+    place : ndarray of int64, shape (N,)
+        1 for the worst node, N for the best; 0 is left for nodes that the fleet does not have.
+    """
+
+    row: rows.Row
+    place: Ints
+    version: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class Answers:
+    """Decisions over one compiled fleet; the owner makes new ones when the fleet's topology changes.
+
+    Its cache changes what an answer costs, never what it is.
+
+    Attributes
+    ----------
+    plans : Mapping
+        Node name by pod UID: every member of a placed gang.
+    held : Mapping
+        Grant by pod UID of running pods that no gang holds: those which kube-scheduler may evict for others.
+    wanted : callable
+        What a pod asks of our devices; None for pods that ask nothing of them.
+    """
+
+    snapshot: state.Snapshot
+    score: scoring.Scoring
+    plans: Mapping[str, str]
+    held: Mapping[str, state.Grant]
+    wanted: Callable[[wire.Pod], request.PodRequest | None]
+    _rule: rows.Rule = field(init=False)
+    _index: dict[str, int] = field(init=False)
+    _orders: dict[request.PodRequest, Order] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        fleet = self.snapshot.topology
+        self._index = {machine.name: row for row, machine in enumerate(fleet.nodes)}
+        self._rule = first_fit.rule(scoring.RULES[self.score.policy.spec.pods.rule], fleet)
+
+    def filter(self, pod: wire.Pod, names: Sequence[str]) -> extender.Verdict:
+        """Tell which nodes can take the pod."""
+        planned = self.plans.get(pod.metadata.uid)
+        if planned is not None:
+            return _only(planned, names)
+        asked = self.wanted(pod)
+        if asked is None:
+            return extender.Verdict(names)
+        return self._by_devices(self.score.demand(asked), names)
+
+    def scores(self, pod: wire.Pod, names: Sequence[str]) -> Sequence[int]:
+        """Return the nodes' places, best highest; all equal for a pod that asks nothing of us."""
+        planned = self.plans.get(pod.metadata.uid)
+        if planned is not None:
+            return [int(name == planned) for name in names]
+        asked = self.wanted(pod)
+        if asked is None:
+            return [0] * len(names)
+        nodes = self._rows_of(names)
+        place = self._order(self.score.demand(asked)).place[nodes]
+        found: list[int] = np.where(nodes == UNKNOWN, 0, place).tolist()
+        return found
+
+    def preempt(self, pod: wire.Pod, victims: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """Return the candidates whose victims make room.
+
+        Notes
+        -----
+        A pod with a plan has its devices already, so only its node is left. For any other pod of ours a candidate
+        falls whose victims belong to a gang, which goes whole or not at all, by Muster's own preemption.
+        """
+        planned = self.plans.get(pod.metadata.uid)
+        if planned is not None:
+            return [name for name in victims if name == planned]
+        asked = self.wanted(pod)
+        if asked is None:
+            return list(victims)
+        able = {name: uids for name, uids in victims.items() if name in self._index and self._spares_gangs(uids)}
+        return self._opened(self.score.demand(asked), able)
+
+    def _spares_gangs(self, uids: Sequence[str]) -> bool:
+        return not any(uid in self.plans for uid in uids)
+
+    def _opened(self, wanted: demand.Demand, victims: Mapping[str, Sequence[str]]) -> list[str]:
+        """Return the nodes that can take the pod once their victims are gone, tried on a copy."""
+        trial = plan.Plan(self.snapshot.copy())
+        for name, uids in victims.items():
+            for grant in (self.held.get(uid) for uid in dict.fromkeys(uids)):
+                if grant is not None and grant.node == self._index[name]:
+                    trial.release(grant)
+        fits = feasible.feasible(trial.snapshot, wanted, self._rows_of(list(victims)))
+        return [name for name, fit in zip(victims, fits.tolist(), strict=True) if fit]
+
+    def _by_devices(self, wanted: demand.Demand, names: Sequence[str]) -> extender.Verdict:
+        """Compare what is free on the nodes with what the pod asks."""
+        nodes = self._rows_of(names)
+        fits = (self._order(wanted).row.cost[nodes] < rows.INFEASIBLE) & (nodes != UNKNOWN)
+        if fits.all():
+            return extender.Verdict(names)
+        verdict = extender.Verdict([name for name, fit in zip(names, fits.tolist(), strict=True) if fit], {}, {})
+        out = np.flatnonzero(~fits)
+        failed, hopeless = dict[str, str](), dict[str, str]()
+        for row, reason in zip(out.tolist(), self._reasons(wanted, nodes[out]), strict=True):
+            (failed if reason in (TAKEN, FULL) else hopeless)[names[row]] = reason
+        return extender.Verdict(verdict.feasible, failed, hopeless)
+
+    def _reasons(self, wanted: demand.Demand, nodes: Ints) -> list[str]:
+        """Say for each node why it can't take the pod; few different sentences, since kube-scheduler counts equal ones."""
+        suited = np.bitwise_count(wanted.eligible[nodes] & self.snapshot.topology.all_gpus[nodes])
+        least = wanted.gpus if wanted.kind is request.RequestKind.WHOLE else min(wanted.gpus, 1)
+        bare = self.snapshot
+        roomy = (bare.cpu_free[nodes] >= wanted.cpu_milli) & (bare.memory_free[nodes] >= wanted.memory_mib)
+        roomy &= bare.pods_free[nodes] >= 1
+        causes = [nodes == UNKNOWN, ~bare.up[nodes], suited < least, roomy & (wanted.gpus > 0)]
+        chosen: list[int] = np.select(causes, [0, 1, 2, 3], 4).tolist()
+        return [(NO_GPU_NODE, DOWN, UNSUITED, TAKEN, FULL)[cause] for cause in chosen]
+
+    def _rows_of(self, names: Sequence[str]) -> Ints:
+        """Return the rows of nodes by name, `UNKNOWN` for those that the fleet does not have."""
+        index = self._index
+        return np.array([index.get(name, UNKNOWN) for name in names], dtype=np.int64)
+
+    def _order(self, wanted: demand.Demand) -> Order:
+        """Return the up-to-date order of a request."""
+        order = self._orders.get(wanted.request)
+        if order is None:
+            if len(self._orders) >= MAX_ROWS:
+                del self._orders[next(iter(self._orders))]
+            row = rows.new_row(self.snapshot, wanted)
+            order = self._orders[wanted.request] = Order(row, np.zeros(len(self.snapshot.up), dtype=np.int64))
+        if order.version != self.snapshot.version:
+            order.row.refresh(self._rule, self.score.tables)
+            order.place = self._places(order.row)
+            order.version = self.snapshot.version
+        return order
+
+    def _places(self, row: rows.Row) -> Ints:
+        """Sort the nodes by cost, then tie rank; `ranked` is in tie order, so a stable sort is that total order."""
+        worst_last = np.argsort(row.ranked, kind="stable")
+        by_tie = np.empty(len(worst_last), dtype=np.int64)
+        by_tie[worst_last] = np.arange(len(worst_last), 0, -1)
+        return by_tie[self.snapshot.topology.tie]
+
+
+def _only(planned: str, names: Sequence[str]) -> extender.Verdict:
+    """Let a pod go to its planned node and nowhere else."""
+    reason = f"muster: the plan of the pod's gang puts it on {planned}"
+    others = dict.fromkeys(names, reason)
+    here = [planned] if others.pop(planned, None) else []
+    return extender.Verdict(here, {}, others)

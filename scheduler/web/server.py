@@ -1,0 +1,196 @@
+"""The HTTP server: the extender's three verbs, health, readiness and metrics, on one asyncio loop.
+
+kube-scheduler keeps one HTTP/1.1 connection open and takes every status but 200 for an error, so answers carry a
+length, connections stay, and a refusal is a 400 with one sentence.
+"""
+
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import prometheus_client
+import uvicorn
+from prometheus_client import exposition
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler.web import extender, wire
+
+VERBS = ("filter", "prioritize", "preempt")
+
+BUCKETS = (0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0)
+"""Seconds. The goal is 2 ms; kube-scheduler's usual patience for an extender is 1 s."""
+
+KEEP_ALIVE_S = 300
+"""A quiet connection stays open longer than Go's client keeps it (90 s), so that the client closes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files of the server's certificate; with `client_ca` a client must show a certificate signed by it."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What is counted per verb."""
+
+    registry: prometheus_client.CollectorRegistry
+    seconds: prometheus_client.Histogram
+    answers: prometheus_client.Counter
+
+    @classmethod
+    def new(cls) -> "Metrics":
+        """Return metrics in a registry of their own."""
+        registry = prometheus_client.CollectorRegistry()
+        seconds = prometheus_client.Histogram(
+            "muster_extender_duration_seconds",
+            "From the whole request read to the answer encoded.",
+            ["verb"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        answers = prometheus_client.Counter(
+            "muster_extender_answers", "Answers by verb and HTTP status.", ["verb", "code"], registry=registry
+        )
+        return cls(registry, seconds, answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """The routes.
+
+    Attributes
+    ----------
+    decisions : callable
+        Who decides now; None until the state is synced. Called for every request, so the owner may exchange it.
+    weight : int
+        The extender's weight in kube-scheduler's configuration.
+    """
+
+    decisions: Callable[[], extender.Decisions | None]
+    weight: int = 13
+    metrics: Metrics = field(default_factory=Metrics.new)
+
+    def app(self) -> Starlette:
+        """Return the ASGI application."""
+        routes = [Route(f"/{verb}", getattr(self, verb), methods=["POST"]) for verb in VERBS]
+        routes += [Route(f"/{name}", getattr(self, name)) for name in ("healthz", "readyz")]
+        return Starlette(routes=[*routes, Route("/metrics", self.exposed)])
+
+    async def filter(self, request: Request) -> Response:
+        """Answer which nodes can take a pod."""
+        return await self._answer("filter", request, self._filter)
+
+    async def prioritize(self, request: Request) -> Response:
+        """Answer how good the nodes are for a pod."""
+        return await self._answer("prioritize", request, self._prioritize)
+
+    async def preempt(self, request: Request) -> Response:
+        """Answer on which nodes evictions would help."""
+        return await self._answer("preempt", request, self._preempt)
+
+    async def healthz(self, request: Request) -> Response:
+        """Answer that the process lives."""
+        return Response(b"ok\n", media_type="text/plain")
+
+    async def readyz(self, request: Request) -> Response:
+        """Answer whether decisions can be asked for."""
+        if self.decisions() is None:
+            return Response(b"not synced with the API server yet\n", 503, media_type="text/plain")
+        return Response(b"ok\n", media_type="text/plain")
+
+    async def exposed(self, request: Request) -> Response:
+        """Answer the metrics in Prometheus's text format."""
+        return Response(
+            exposition.generate_latest(self.metrics.registry), headers={"Content-Type": exposition.CONTENT_TYPE_LATEST}
+        )
+
+    def _filter(self, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
+        return wire.encode(extender.filtered(deciding, wire.read_args(body)))
+
+    def _prioritize(self, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
+        return wire.encode(extender.prioritized(deciding, wire.read_args(body), self.weight))
+
+    def _preempt(self, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
+        return wire.encode(extender.preempted(deciding, wire.read_preemption(body)))
+
+    async def _answer(
+        self, verb: str, request: Request, decide: Callable[[extender.Decisions, bytes | bytearray], bytes]
+    ) -> Response:
+        """Read, decide, count. A request that can't be read is a 400, one that comes too early a 503."""
+        try:
+            body = await _read(request)
+            begin = time.perf_counter()
+            deciding = self.decisions()
+            if deciding is None:
+                return self._refuse(verb, 503, "muster is not synced with the API server yet")
+            answer = decide(deciding, body)
+        except wire.BadRequest as error:
+            return self._refuse(verb, 400, str(error))
+        except ClientDisconnect:
+            return self._refuse(verb, 400, "the client closed the connection before its body was whole")
+        self.metrics.seconds.labels(verb).observe(time.perf_counter() - begin)
+        self.metrics.answers.labels(verb, "200").inc()
+        return Response(answer, media_type="application/json")
+
+    def _refuse(self, verb: str, code: int, problem: str) -> Response:
+        self.metrics.answers.labels(verb, str(code)).inc()
+        return Response(wire.encode(wire.Refusal(problem)), code, media_type="application/json")
+
+
+async def _read(request: Request) -> bytearray:
+    """Read a body, but never more than is allowed.
+
+    Raises
+    ------
+    BadRequest
+        The body is announced to be, or becomes, larger than `wire.MAX_BYTES`.
+    """
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdecimal() or len(announced) > 12 or int(announced) > wire.MAX_BYTES:
+        raise wire.BadRequest(f"body of {announced[:20]} bytes is larger than {wire.MAX_BYTES}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > wire.MAX_BYTES:
+            raise wire.BadRequest(f"body is larger than {wire.MAX_BYTES} bytes")
+    return body
+
+
+def listening(face: Face, host: str, port: int, tls: Tls | None = None) -> uvicorn.Server:
+    """Return a server that `await server.serve()` runs until `server.should_exit` is set.
+
+    Raises
+    ------
+    OSError, ssl.SSLError
+        A certificate file is missing or malformed.
+    """
+    files: dict[str, str] = {}
+    if tls is not None:
+        files = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)}
+        if tls.client_ca is not None:
+            files["ssl_ca_certs"] = str(tls.client_ca)
+    config = uvicorn.Config(
+        face.app(),
+        host=host,
+        port=port,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=5,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls is not None and tls.client_ca is not None else ssl.CERT_NONE,
+        **files,  # type: ignore[arg-type]
+    )
+    config.load()
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    return uvicorn.Server(config)

@@ -1,0 +1,128 @@
+"""Decisions: plans rule, devices decide where there is none, and asking changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given as over
+from hypothesis import strategies as st
+
+from scheduler.model import machines, wires
+from scheduler.snapshot import state
+from scheduler.web import answers, asked, extender, wire
+from tests.web import given
+
+NAMES = ["n-0", "n-1", "n-2"]
+
+
+def test_a_planned_pod_goes_to_its_node_only() -> None:
+    decided = dataclasses.replace(given.decided(), plans={"u": "n-1"})
+    verdict = decided.filter(given.pod(1), NAMES)
+    assert verdict.feasible == ["n-1"] and not verdict.failed
+    assert set(verdict.hopeless) == {"n-0", "n-2"} and "n-1" in verdict.hopeless["n-0"]
+    assert decided.scores(given.pod(1), NAMES) == [0, 1, 0]
+    assert decided.preempt(given.pod(1), dict.fromkeys(NAMES, ())) == ["n-1"]
+    assert decided.filter(given.pod(1), ["n-0"]).feasible == []
+
+
+def test_a_pod_that_asks_nothing_of_us_passes_through() -> None:
+    decided = given.decided()
+    assert decided.filter(given.pod(), ["n-0", "cpu-node"]) == extender.Verdict(["n-0", "cpu-node"])
+    assert decided.scores(given.pod(), NAMES) == [0, 0, 0]
+    assert decided.preempt(given.pod(), {"cpu-node": ("v",)}) == ["cpu-node"]
+
+
+def test_every_node_that_falls_has_its_reason() -> None:
+    decided = given.decided(4)
+    decided.snapshot.take(state.Grant(0, 0b0111, 1000))
+    decided.snapshot.set_up(2, False)
+    verdict = decided.filter(given.pod(2), [*NAMES, "n-3", "cpu-node"])
+    assert verdict.feasible == ["n-1", "n-3"]
+    assert verdict.failed == {"n-0": answers.TAKEN}
+    assert verdict.hopeless == {"n-2": answers.DOWN, "cpu-node": answers.NO_GPU_NODE}
+    assert decided.filter(given.pod(99), ["n-1"]).hopeless == {"n-1": answers.UNSUITED}
+
+
+def test_scores_are_a_total_order_and_the_first_is_what_first_fit_suits() -> None:
+    """On n-0 first fit would take two GPUs that no bridge joins; n-1 has a bridged pair left."""
+    decided = given.decided(2)
+    order = wires.first_fit_order(machines.build("a100-pcie-pairs", "n"))
+    decided.snapshot.take(state.Grant(0, 1 << order[0] | 1 << order[3], 1000))
+    decided.snapshot.take(state.Grant(1, 1 << order[0] | 1 << order[1], 1000))
+    first, second = decided.scores(given.pod(2), ["n-0", "n-1"])
+    assert second > first > 0
+
+
+def test_scores_follow_the_snapshot_and_asking_changes_nothing() -> None:
+    decided = given.decided(3, policy="best-fit")
+    version, free = decided.snapshot.version, decided.snapshot.gpu_free.copy()
+    before = decided.scores(given.pod(1), NAMES)
+    assert sorted(before) == [1, 2, 3] and decided.scores(given.pod(1), NAMES) == before
+    assert decided.snapshot.version == version and (decided.snapshot.gpu_free == free).all()
+    worst = before.index(1)
+    decided.snapshot.take(state.Grant(worst, 1, 1000))
+    after = decided.scores(given.pod(1), NAMES)
+    assert after[worst] == 3, "best fit prefers the node that was begun"
+
+
+def test_unknown_nodes_score_nothing() -> None:
+    assert given.decided().scores(given.pod(1), ["n-0", "cpu-node"])[1] == 0
+
+
+def test_victims_must_make_room_and_gangs_are_spared() -> None:
+    decided = given.decided(3)
+    full = (1 << int(decided.snapshot.topology.gpus[0])) - 1
+    grants = {f"v-{node}": state.Grant(node, full, 1000) for node in range(3)}
+    for grant in grants.values():
+        decided.snapshot.take(grant)
+    decided = dataclasses.replace(decided, held={"v-0": grants["v-0"]}, plans={"v-2": "n-2"})
+    version = decided.snapshot.version
+    candidates = {"n-0": ["v-0", "v-0"], "n-1": ["stranger"], "n-2": ["v-2"], "cpu-node": ["v-0"]}
+    assert decided.preempt(given.pod(1), candidates) == ["n-0"]
+    assert decided.preempt(given.pod(1), {"n-1": []}) == [] and decided.snapshot.version == version
+
+
+def test_a_candidate_without_victims_stays_where_there_is_room() -> None:
+    request = wire.ExtenderPreemptionArgs(given.pod(1), None, {"n-0": wire.MetaVictims(None, 0)})
+    result = extender.preempted(given.decided(), request)
+    assert result.node_name_to_meta_victims == {"n-0": wire.MetaVictims([], 0)}
+
+
+@pytest.mark.parametrize("weight", [1, 13, 120, 121, 1000])
+def test_one_place_outweighs_all_plugins(weight: int) -> None:
+    assert extender.step(weight) * weight * extender.POINTS_PER_SCORE > extender.PLUGIN_POINTS
+
+
+@pytest.mark.parametrize("policy", ["muster", "fgd", "best-fit", "packing", "least-allocated", "dra-first-fit"])
+@pytest.mark.parametrize("gpus", [1, 2, 4])
+def test_filter_agrees_with_the_engine(policy: str, gpus: int) -> None:
+    decided = given.decided(3, policy=policy)
+    decided.snapshot.take(state.Grant(0, 0b0111, 1000))
+    wanted = decided.score.demand(decided.wanted(given.pod(gpus)))
+    low = {n for n in range(3) if decided.score.choose(decided.snapshot, wanted, n, n + 1)}
+    assert decided.filter(given.pod(gpus), NAMES).feasible == [f"n-{n}" for n in sorted(low)]
+
+
+@pytest.mark.parametrize("amount", ["-1", "x", "", "1.5", "9" * 5000])
+def test_amounts_that_make_no_sense_are_refused(amount: str) -> None:
+    with pytest.raises(wire.BadRequest, match=r"pod ml/w: muster\.dev/gpu"):
+        asked.from_containers(given.pod(amount), given.RESOURCE)
+
+
+@over(st.text(max_size=8) | st.integers() | st.sampled_from(["1e99", "1E", "9999999999999999999999", "0.5"]))
+def test_any_amount_is_decided_or_refused(amount: int | str) -> None:
+    try:
+        verdict = DECIDED.filter(given.pod(amount), NAMES)
+    except wire.BadRequest:
+        return
+    assert {*verdict.feasible, *verdict.failed, *verdict.hopeless} == set(NAMES)
+
+
+DECIDED = given.decided()
+
+
+def test_init_containers_count_by_their_largest() -> None:
+    of = [wire.Container(wire.Resources(requests={given.RESOURCE: n, "memory": "2Ti"})) for n in (1, 2, 5)]
+    found = asked.from_containers(wire.Pod(wire.Metadata(), wire.PodSpec(of[:2], of[2:])), given.RESOURCE)
+    assert found is not None and found.gpus == 5 and found.memory_mib == 4 << 20
