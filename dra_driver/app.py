@@ -31,8 +31,11 @@ from dra_driver import (
     state,
 )
 from dra_driver import config as settings
+from dra_driver.health import source, taints, watcher
 from dra_driver.probe import interface
+from dra_driver.publish import publisher
 from scheduler.apiserver import client
+from scheduler.model import node as model_node
 
 log = structlog.get_logger()
 
@@ -47,6 +50,8 @@ class Node:
     ----------
     services : sequence of functions
         Run beside the plugin until it ends: publishing, discovery, health, metrics.
+    tell_stream : function
+        Takes what is to be called when the health changed.
     """
 
     machine: state.Machine
@@ -55,6 +60,7 @@ class Node:
     health: healthstream.Source | None = None
     services: Sequence[Service] = ()
     hooks: instance.Hooks = instance.Hooks()
+    tell_stream: Callable[[Callable[[], None]], None] = lambda changed: None
 
 
 def parts(config: settings.Config, node: Node, claims: state.Claims) -> state.Parts:
@@ -106,6 +112,8 @@ async def serve(
         hooks,
         config.sweep_s,
     )
+    if running.stream is not None:
+        node.tell_stream(running.stream.changed)
     with _signals() as stopped:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work()) for work in (status.run, events.run, *node.services)]
@@ -122,12 +130,34 @@ async def serve(
 async def run(config: settings.Config, probe: interface.Probe) -> None:
     """Discover the node and serve until a signal."""
     found = await inventory.Inventory.take(probe)
+    config.folder.mkdir(parents=True, exist_ok=True)
     try:
         async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
-            node = Node(found, probe, found.found.driver_release, services=(lambda: found.run(config.discover_s),))
+            publishing = publisher.Publisher(api, config.node_name, config.driver)
+            watching = _watcher(config, probe, found.current())
+            watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
+            found.tell(lambda news: watching.found(news.topology))
+            await watching.start()
+            services = (lambda: found.run(config.discover_s), watching.run, publishing.run)
+            node = Node(
+                found,
+                probe,
+                found.found.driver_release,
+                watching.source,
+                services,
+                tell_stream=watching.tell_stream,
+            )
             await serve(config, api, node)
     finally:
-        await asyncio.to_thread(probe.close)
+        # A call into the library may still run in a thread; the session must not end below it.
+        await asyncio.get_running_loop().shutdown_default_executor()
+        probe.close()
+
+
+def _watcher(config: settings.Config, probe: interface.Probe, machine: model_node.NodeTopology) -> watcher.Watcher:
+    faults = watcher.Faults(config.folder / "faults.json", checkpoint.boot_id(config.root))
+    times = taints.Times(config.folder / "taints.json")
+    return watcher.Watcher(probe, machine, source.Source(machine.name), times, faults, config.health_s)
 
 
 @contextlib.contextmanager

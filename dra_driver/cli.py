@@ -13,7 +13,7 @@ import pydantic
 import yaml
 
 from dra_driver import app, checkpoint, mig
-from dra_driver.commands import discover
+from dra_driver.commands import discover, slices
 from dra_driver.config import Config
 from dra_driver.probe import nvml, roots
 
@@ -85,6 +85,7 @@ def run(**values: Any) -> None:
 
 
 main.add_command(discover.discover)
+main.add_command(slices.command)
 
 
 @main.group("checkpoint")

@@ -46,6 +46,7 @@ class Config(pydantic.BaseModel):
     """NVML, where the loader does not find ``libnvidia-ml.so.1`` by its name."""
     dynamic_mig: bool = True
     discover_s: float = pydantic.Field(30.0, ge=1.0)
+    health_s: float = pydantic.Field(5.0, ge=0.1)
     sweep_s: float = pydantic.Field(600.0, ge=1.0)
     log_level: str = pydantic.Field("info", pattern=r"^(debug|info|warning|error)$")
 

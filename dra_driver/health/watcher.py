@@ -1,0 +1,183 @@
+"""Follows the hardware's events and polls every GPU, and tells what is wrong to the slices and to the health stream.
+
+A fault that only an event tells lasts until the GPU was reset. A reset is seen as the end of a recovery action, or as the
+return of a lost GPU. Such faults are in a file with the boot's identity, so that a restart of the driver keeps them and a
+reboot does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from dra_driver import checkpoint, mig
+from dra_driver.health import model, source, taints
+from dra_driver.probe import interface
+from scheduler.model import node
+
+log = structlog.get_logger()
+
+POLL_S = 5.0
+WAIT_S = 1.0  # for events; a driver that stops waits for the thread so long
+MAX_FILE = 1 << 20
+
+Health = Mapping[str, model.Health]
+Taints = Mapping[str, Sequence[Mapping[str, str]]]
+Listener = Callable[[node.NodeTopology, Taints], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the file has: faults that no reading tells, by GPU UUID."""
+
+    boot_id: str
+    faults: dict[str, list[model.Fault]]
+
+
+class Faults:
+    """The file of the faults that only events tell."""
+
+    def __init__(self, path: Path, boot_id: str) -> None:
+        self.path, self.boot_id = path, boot_id
+        self._written = b""
+
+    def read(self) -> dict[str, model.Health]:
+        """Return the faults of this boot; a file that cannot be read is told in the log and set aside."""
+        if not self.path.exists():
+            return {}
+        try:
+            kept = msgspec.json.decode(self.path.read_bytes()[:MAX_FILE], type=_Kept)
+        except (msgspec.MsgspecError, OSError, UnicodeDecodeError) as error:
+            log.error("faults seen before are unknown; the file is set aside", file=str(self.path), error=str(error))
+            self.path.replace(self.path.with_suffix(".corrupt"))
+            return {}
+        if kept.boot_id != self.boot_id:
+            return {}
+        return {uuid: model.Health(uuid, {fault.kind: fault for fault in found}) for uuid, found in kept.faults.items()}
+
+    def write(self, known: Health) -> None:
+        """Keep the faults where they changed."""
+        told = {
+            uuid: [f for f in health.faults.values() if f.kind not in model.POLLED] for uuid, health in known.items()
+        }
+        data = msgspec.json.encode(_Kept(self.boot_id, {uuid: found for uuid, found in told.items() if found}))
+        if data != self._written:
+            checkpoint.replace_file(self.path, data, "faults")
+            self._written = data
+
+
+class Watcher:
+    """Health of the GPUs of one node; `run` works until it is cancelled."""
+
+    def __init__(
+        self,
+        probe: interface.Probe,
+        machine: node.NodeTopology,
+        listed: source.Source,
+        times: taints.Times,
+        faults: Faults,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._probe, self._machine, self.source, self._times, self._poll_s = probe, machine, listed, times, poll_s
+        self._faults = faults
+        self.known: dict[str, model.Health] = faults.read()
+        self.readings: dict[str, interface.Reading] = {}
+        self._other = False
+        self._listeners: list[Listener] = []
+        self._stream: list[Callable[[], None]] = []
+
+    def tell(self, listener: Listener) -> None:
+        """Call `listener` with the machine and the taints by device name, whenever one of them changed."""
+        self._listeners.append(listener)
+
+    def tell_stream(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever a state or message changed."""
+        self._stream.append(changed)
+
+    def found(self, machine: node.NodeTopology) -> None:
+        """Take over another list of devices; it is told with the next poll."""
+        self._machine, self._other = machine, True
+
+    async def start(self) -> None:
+        """Poll once, so that the first slices have their taints."""
+        await self.poll()
+        await self._publish()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            group.create_task(self._poll_often())
+
+    async def poll(self) -> bool:
+        """Read every GPU; return whether a fault came or went. One that does not answer keeps what is known of it."""
+        before = dict(self.known)
+        for gpu in self._machine.gpus:
+            try:
+                seen = await asyncio.to_thread(self._probe.reading, gpu.uuid)
+            except mig.HardwareError as error:
+                seen = interface.Reading(gpu.uuid, failing={"reading": str(error)})
+            self.readings[gpu.uuid] = seen
+            self.known[gpu.uuid] = _after(self.known.get(gpu.uuid) or model.Health(gpu.uuid, {}), seen, time.time())
+        return {u: h.faults for u, h in before.items()} != {u: h.faults for u, h in self.known.items()}
+
+    async def _poll_often(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            other, self._other = self._other, False
+            if await self.poll() or other:
+                await self._publish()
+            else:
+                self.source.tell(self._machine, self.known, time.time())  # the times of the stream go on
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                news = await asyncio.to_thread(self._probe.wait, WAIT_S)
+            except mig.HardwareError as error:
+                log.error("events of the GPUs are not followed; polling goes on", error=str(error))
+                await asyncio.sleep(self._poll_s)
+                continue
+            if self._take(news):
+                await self._publish()
+
+    def _take(self, news: Sequence[interface.Event]) -> bool:
+        changed = False
+        for one in news:
+            log.warning("event of a GPU", gpu=one.gpu_uuid, kind=one.kind, data=one.data)
+            old = self.known.get(one.gpu_uuid) or model.Health(one.gpu_uuid, {})
+            self.known[one.gpu_uuid] = model.event(old, one, time.time())
+            changed |= self.known[one.gpu_uuid] != old
+        return changed
+
+    async def _publish(self) -> None:
+        known = dict(self.known)
+        names = {gpu.uuid: gpu.name for gpu in self._machine.gpus}
+        by_uuid = await asyncio.to_thread(self._keep, known)
+        by_name = {names[uuid]: found for uuid, found in by_uuid.items() if uuid in names}
+        log.info("health", taints={name: [t["key"] for t in found] for name, found in by_name.items()})
+        for listener in self._listeners:
+            listener(self._machine, by_name)
+        if self.source.tell(self._machine, known, time.time()):
+            for changed in self._stream:
+                changed()
+
+    def _keep(self, known: Health) -> Mapping[str, Sequence[Mapping[str, str]]]:
+        """Write what a restart needs; a full disk costs the memory of it, not the taints."""
+        try:
+            self._faults.write(known)
+        except OSError as error:
+            log.error("faults are not kept over a restart", file=str(self._faults.path), error=str(error))
+        return self._times.taints(known)
+
+
+def _after(health: model.Health, seen: interface.Reading, now_s: float) -> model.Health:
+    """Return the health after a reading; where it shows that a reset is over, faults told by events are over too."""
+    back = "gpu-lost" in health.faults and not seen.lost
+    recovered = "recovery-action" in health.faults and seen.recovery_action == 0
+    return model.reading(model.reset(health) if back or recovered else health, seen, now_s)
