@@ -10,7 +10,7 @@ from rich import console
 
 from simulator import study
 from simulator.report import sheet, tables, whole
-from tests.bench import core, figure, host, openb, stock
+from tests.bench import core, driver, figure, host, openb, stock
 from tests.testbed import versions
 
 OUT = Path("build/bench")
@@ -41,6 +41,13 @@ def run_openb(quick: bool, traces: Path | None, check: bool) -> None:
 def run_core(traces: Path | None, check: bool) -> None:
     """Take speed and memory of the core."""
     finish("core", list(progress(figure.take("core", core.measurements(traces)))), check)
+
+
+@bench.command("driver")
+@click.option("--check", is_flag=True, help="Exit with 1 when a figure misses its bound.")
+def run_driver(check: bool) -> None:
+    """Take the DRA driver's prepares, publishing, start and memory, and what first fit takes from its slices."""
+    finish("driver", list(progress(figure.take("driver", driver.measurements()))), check)
 
 
 @bench.command("stock")
