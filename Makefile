@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # A shim that exists but does not run (pyenv, asdf) counts as absent.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
 
-.PHONY: help setup demo test test-fast test-assumptions lint fmt types arch bench bench-openb bench-core bench-stock cluster cluster-down mutation lock clean
+.PHONY: help setup demo test test-fast test-assumptions lint fmt types arch bench bench-openb bench-core bench-stock bench-driver cluster cluster-down mutation lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
@@ -67,7 +67,7 @@ types: $(STAMP) ## strict types
 arch: $(STAMP) ## import contracts
 	$(BIN)/lint-imports --no-cache
 
-bench: bench-openb bench-core bench-stock ## all benchmarks
+bench: bench-openb bench-core bench-stock bench-driver ## all benchmarks
 
 bench-openb: $(STAMP) ## the published packing experiment and our policy beside it; writes build/bench/openb.json
 	$(BIN)/python -m tests.bench openb
@@ -77,6 +77,9 @@ bench-core: $(STAMP) ## speed and memory of the core; writes build/bench/core.js
 
 bench-stock: $(STAMP) ## stock kube-scheduler's own DRA throughput on simulated nodes; writes build/bench/stock.json
 	$(BIN)/python -m tests.bench stock
+
+bench-driver: $(STAMP) ## prepares, publishing and memory of the DRA driver, first fit on its slices; writes build/bench/driver.json
+	$(BIN)/python -m tests.bench driver
 
 mutation: $(STAMP) ## mutation tests of the core (hours)
 	$(BIN)/mutmut run
