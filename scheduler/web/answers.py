@@ -132,7 +132,7 @@ class Answers:
     def _by_devices(self, wanted: demand.Demand, names: Sequence[str]) -> extender.Verdict:
         """Compare what is free on the nodes with what the pod asks."""
         nodes = self._rows_of(names)
-        fits = (self._order(wanted).row.cost[nodes] < rows.INFEASIBLE) & (nodes != UNKNOWN)
+        fits = (self._row(wanted).cost[nodes] < rows.INFEASIBLE) & (nodes != UNKNOWN)
         if fits.all():
             return extender.Verdict(names)
         verdict = extender.Verdict([name for name, fit in zip(names, fits.tolist(), strict=True) if fit], {}, {})
@@ -158,18 +158,27 @@ class Answers:
         index = self._index
         return np.array([index.get(name, UNKNOWN) for name in names], dtype=np.int64)
 
-    def _order(self, wanted: demand.Demand) -> Order:
-        """Return the up-to-date order of a request."""
+    def _kept(self, wanted: demand.Demand) -> Order:
+        """Return what is kept of a request, up to date or not."""
         order = self._orders.get(wanted.request)
         if order is None:
             if len(self._orders) >= MAX_ROWS:
                 del self._orders[next(iter(self._orders))]
             row = rows.new_row(self.snapshot, wanted)
             order = self._orders[wanted.request] = Order(row, np.zeros(len(self.snapshot.up), dtype=np.int64))
-        if order.version != self.snapshot.version:
-            order.row.refresh(self._rule, self.score.tables)
-            order.place = self._places(order.row)
-            order.version = self.snapshot.version
+        return order
+
+    def _row(self, wanted: demand.Demand) -> rows.Row:
+        """Return the up-to-date costs of a request: all that filter needs."""
+        row = self._kept(wanted).row
+        row.refresh(self._rule, self.score.tables)
+        return row
+
+    def _order(self, wanted: demand.Demand) -> Order:
+        """Return the up-to-date order of a request."""
+        order, row = self._kept(wanted), self._row(wanted)
+        if order.version != row.version:
+            order.place, order.version = self._places(row), row.version
         return order
 
     def _places(self, row: rows.Row) -> Ints:

@@ -20,6 +20,7 @@ from tests.testbed import ports
 
 GOLDEN = Path(__file__).parents[1] / "testbed" / "assumptions" / "golden"
 RESOURCE = "muster.dev/gpu"
+wanted = functools.partial(asked.from_containers, resource=RESOURCE)
 
 
 def decided(count: int = 3, kind: str = "a100-pcie-pairs", policy: str = "muster") -> answers.Answers:
@@ -27,7 +28,6 @@ def decided(count: int = 3, kind: str = "a100-pcie-pairs", policy: str = "muster
     built = {f"n-{i}": machines.build(kind, f"n-{i}") for i in range(count)}
     fleet = fleets.fleet(dict.fromkeys(built, ("b", "r")), built)
     score = scoring.compile_scoring(policies.load(policy), fleet)
-    wanted = functools.partial(asked.from_containers, resource=RESOURCE)
     return answers.Answers(state.empty(fleet), score, {}, {}, wanted)
 
 
