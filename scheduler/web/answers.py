@@ -4,6 +4,7 @@ A pod with a plan may go to its node only. A pod without one gets from kube-sche
 fit, not the best; so its nodes are compared by exactly those devices.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -135,12 +136,12 @@ class Answers:
         fits = (self._row(wanted).cost[nodes] < rows.INFEASIBLE) & (nodes != UNKNOWN)
         if fits.all():
             return extender.Verdict(names)
-        verdict = extender.Verdict([name for name, fit in zip(names, fits.tolist(), strict=True) if fit], {}, {})
+        able = list(itertools.compress(names, fits.tolist()))
         out = np.flatnonzero(~fits)
         failed, hopeless = dict[str, str](), dict[str, str]()
         for row, reason in zip(out.tolist(), self._reasons(wanted, nodes[out]), strict=True):
             (failed if reason in (TAKEN, FULL) else hopeless)[names[row]] = reason
-        return extender.Verdict(verdict.feasible, failed, hopeless)
+        return extender.Verdict(able, failed, hopeless)
 
     def _reasons(self, wanted: demand.Demand, nodes: Ints) -> list[str]:
         """Say for each node why it can't take the pod; few different sentences, since kube-scheduler counts equal ones."""
@@ -155,8 +156,8 @@ class Answers:
 
     def _rows_of(self, names: Sequence[str]) -> Ints:
         """Return the rows of nodes by name, `UNKNOWN` for those that the fleet does not have."""
-        index = self._index
-        return np.array([index.get(name, UNKNOWN) for name in names], dtype=np.int64)
+        found = map(self._index.get, names, itertools.repeat(UNKNOWN))
+        return np.fromiter(found, np.int64, len(names))
 
     def _kept(self, wanted: demand.Demand) -> Order:
         """Return what is kept of a request, up to date or not."""

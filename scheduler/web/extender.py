@@ -4,6 +4,7 @@ kube-scheduler may ask in a tentative cycle and ask the same again, so nothing h
 may change anything.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -72,8 +73,8 @@ def prioritized(decisions: Decisions, asked: wire.ExtenderArgs, weight: int) -> 
     """Answer prioritize."""
     names = asked.node_names or ()
     between = step(weight)
-    ranks = decisions.scores(asked.pod, names)
-    return [wire.HostPriority(name, rank * between) for name, rank in zip(names, ranks, strict=True)]
+    scores = [rank * between for rank in decisions.scores(asked.pod, names)]
+    return list(itertools.starmap(wire.HostPriority, zip(names, scores, strict=True)))
 
 
 def preempted(decisions: Decisions, asked: wire.ExtenderPreemptionArgs) -> wire.ExtenderPreemptionResult:

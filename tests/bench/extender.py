@@ -22,7 +22,7 @@ from scheduler.web import answers, asked, extender, server, wire
 from tests.bench import fleets
 from tests.testbed import ports
 
-ROUNDS, WARM = 600, 30
+ROUNDS, WARM = 400, 30
 RESOURCE = "muster.dev/gpu"
 
 
