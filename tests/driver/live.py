@@ -107,6 +107,11 @@ class Driver:
         for pod_uid in list(self.running):
             self.kill(pod_uid)
 
+    def leave(self) -> None:
+        """End everything and take the slices away, so that no later pod gets devices that nobody prepares."""
+        self.close()
+        self.home.kubectl("delete", "resourceslices", f"--field-selector=spec.nodeName={self.node.name}")
+
     def slices(self) -> list[Object]:
         """Return the slices of this node in the order of their names."""
         text = self.home.kubectl("get", "resourceslices", "-o", "json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,16 @@ def mig(hgx: live.Driver, real_nodes: clusters.Cluster, tmp_path: Path) -> Itera
     found = driver_on(real_nodes, "real-1", "dgx-a100", tmp_path / "mig", (3,))
     found.start()
     yield found
-    found.close()
+    found.leave()
+
+
+@pytest.fixture
+def dgx(hgx: live.Driver, real_nodes: clusters.Cluster, tmp_path: Path) -> Iterator[live.Driver]:
+    """The driver on ``real-1``, a DGX-1V."""
+    found = driver_on(real_nodes, "real-1", "dgx-1v", tmp_path / "dgx")
+    found.start()
+    yield found
+    found.leave()
 
 
 def test_slices_are_seen_through_the_api(hgx: live.Driver) -> None:
@@ -93,6 +103,18 @@ def test_a_container_sees_its_two_gpus_and_they_are_given_back(hgx: live.Driver,
     live.delete(space, "user")
     live.wait("unprepared", lambda: uid not in hgx.prepared(), 20)
     assert not list(hgx.node.cdi.glob(f"*{uid}*"))
+
+
+def test_a_pair_of_a_dgx_1v_has_two_links(hgx: live.Driver, dgx: live.Driver, space: fixtures.Space) -> None:
+    pair = live.request(WHOLE, GPU, 2, constraint=f"{live.DRIVER}/nvlinkPair")
+    live.create(space, live.claim("two", pair), objects.pod("two", ["run"], "real-1", claims=["two"]))
+    live.running(space, "two")
+    a, b = (int(name.removeprefix("gpu-")) for name in live.chosen(space, "two"))
+    assert dgx.machine.link_counts()[a, b] == 2
+    seen = live.report(dgx.node, space, "two")["env"]["MUSTER_DEVICES_GPU"].split(",")
+    assert set(seen) == {dgx.machine.gpus[i].uuid for i in (a, b)}
+    live.delete(space, "two")
+    live.wait("unprepared", lambda: not dgx.prepared(), 20)
 
 
 def test_two_pods_share_one_gpu(hgx: live.Driver, space: fixtures.Space) -> None:
@@ -144,6 +166,13 @@ def test_an_xid_evicts_who_does_not_tolerate_it(hgx: live.Driver, space: fixture
     assert live.phase(space, "firm") == "Running"
     told = live.wait("Unhealthy", lambda: live.unhealthy(space, "firm"), 30)
     assert "XID 79" in told
+    before = {name: hgx.devices()[name]["taints"] for name in hit}
+    hgx.kill()
+    told_before = hgx.told().count('"event":"health"')
+    hgx.start()  # the event is not told again, and the taints keep their times
+    live.wait("it publishes", lambda: hgx.told().count('"event":"health"') > told_before, 10)
+    time.sleep(1)  # longer than the publisher settles
+    assert {name: hgx.devices()[name]["taints"] for name in hit} == before
     for name in hit:
         machine.change(hgx.state, gpus[name], recovery=0)
     live.wait("taints are gone", lambda: not any(live.taints(hgx, name) for name in hit), 10)
