@@ -45,11 +45,11 @@ def test_every_node_that_falls_has_its_reason() -> None:
 
 
 def test_scores_are_a_total_order_and_the_first_is_what_first_fit_suits() -> None:
-    """On n-0 first fit would take two GPUs that no bridge joins; n-1 has a bridged pair left."""
+    """Both have a bridged pair and one more GPU free; on n-0 first fit takes two that no bridge joins."""
     decided = given.decided(2)
     order = wires.first_fit_order(machines.build("a100-pcie-pairs", "n"))
-    decided.snapshot.take(state.Grant(0, 1 << order[0] | 1 << order[3], 1000))
-    decided.snapshot.take(state.Grant(1, 1 << order[0] | 1 << order[1], 1000))
+    decided.snapshot.take(state.Grant(0, 1 << order[1], 1000))
+    decided.snapshot.take(state.Grant(1, 1 << order[3], 1000))
     first, second = decided.scores(given.pod(2), ["n-0", "n-1"])
     assert second > first > 0
 
@@ -76,7 +76,7 @@ def test_victims_must_make_room_and_gangs_are_spared() -> None:
     grants = {f"v-{node}": state.Grant(node, full, 1000) for node in range(3)}
     for grant in grants.values():
         decided.snapshot.take(grant)
-    decided = dataclasses.replace(decided, held={"v-0": grants["v-0"]}, plans={"v-2": "n-2"})
+    decided = dataclasses.replace(decided, held={"v-0": grants["v-0"], "v-2": grants["v-2"]}, plans={"v-2": "n-2"})
     version = decided.snapshot.version
     candidates = {"n-0": ["v-0", "v-0"], "n-1": ["stranger"], "n-2": ["v-2"], "cpu-node": ["v-0"]}
     assert decided.preempt(given.pod(1), candidates) == ["n-0"]
