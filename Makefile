@@ -42,7 +42,7 @@ test: lint types arch ## everything that CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m testbed tests
 
 test-assumptions: $(STAMP) ## what Muster assumes of Kubernetes, on the newest version and on the floor
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/testbed/assumptions
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/testbed/assumptions tests/testbed/test_controllers.py
 
 test-fast: $(STAMP) ## the quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not testbed" scheduler simulator dra_driver tests

@@ -35,8 +35,7 @@ def main() -> None:
     "--fleet",
     default="fleet_16",
     show_default=True,
-    type=click.Choice([*presets.PRESETS, "none"]),
-    help="Simulated nodes, with their ResourceSlices.",
+    help=f"Simulated nodes, with their ResourceSlices: {', '.join(presets.PRESETS)}, KIND=COUNT with commas, or none.",
 )
 @click.option(
     "--controllers",
@@ -51,9 +50,7 @@ def up(name: str, kubernetes: str, nodes: int, fleet: str, controllers: str) -> 
         click.echo(f"cluster {name} runs already")
         usage(home)
         return
-    wanted = serve.Wanted(
-        name, _version(kubernetes), _nodes(nodes), "" if fleet == "none" else fleet, _chosen(controllers)
-    )
+    wanted = serve.Wanted(name, _version(kubernetes), _nodes(nodes), _fleet(fleet), _chosen(controllers))
     try:
         build.everything(wanted.version, wanted.controllers, bool(wanted.real_nodes), _elapsed())
     except (build.CannotBuild, OSError) as error:
@@ -237,6 +234,13 @@ def _chosen(asked: str) -> tuple[str, ...]:
             f"{', '.join(unknown)}: choose from {', '.join(serve.CONTROLLERS)}", param_hint="--controllers"
         )
     return chosen
+
+
+def _fleet(asked: str) -> str:
+    try:
+        return "" if asked == "none" else (presets.read(asked) and asked)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fleet") from error
 
 
 def _elapsed() -> build.Tell:

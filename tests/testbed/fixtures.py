@@ -22,7 +22,7 @@ from tests.testbed import cluster as clusters
 from tests.testbed.fleet import create, presets
 
 REQUIRED = bool(os.environ.get("MUSTER_TESTBED_REQUIRED"))  # .ci/run sets it: a part that is missing is a failure there
-CLUSTERS = ("assumed", "fleet_500_session", "real_session", "cluster_session")  # fixtures that start one
+CLUSTERS = ("assumed", "noded", "fleet_500_session", "real_session", "cluster_session")  # fixtures that start one
 LOG_LINES, LOG_WIDTH = 12, 400
 
 

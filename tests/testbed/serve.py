@@ -92,7 +92,7 @@ class Served:
 
     async def _fleet(self) -> None:
         assert self.cluster is not None
-        fleet = presets.PRESETS[self.wanted.fleet]
+        fleet = presets.read(self.wanted.fleet)
         async with await client.Client.connect(self.cluster.kubeconfig) as api:
             await create.create(api, fleet, self.cluster.kubernetes.minor)
         self.tell(f"{len(fleet)} simulated nodes ready")

@@ -143,6 +143,26 @@ async def test_a_pinned_pod_arrives_with_its_node_only(there: world.World) -> No
         assert extender.of("filter", "w")[0]["NodeNames"] == ["kw-1"]
 
 
+@pytest.mark.parametrize("pin", ["kw-1", ""])
+async def test_a_rejected_pod_keeps_its_allocation_only_if_it_is_pinned(there: world.World, pin: str) -> None:
+    """PostFilter frees the claim of a pod that other nodes refuse because of it."""
+    async with extended(there.home) as extender:
+        extender.filter = lambda asked: {"NodeNames": [], "FailedNodes": dict.fromkeys(asked["NodeNames"], "no")}
+        await there.create(objects.claim("c", "gpu.test"))
+        await there.create(objects.pod("w", claims=["c"], gates=[world.GATE]))
+        await there.allocate("c", "kw-1", ["gpu-6"])
+        await there.ungate("w", pin)
+
+        async def freed() -> bool:
+            return await there.devices("c") == []
+
+        if pin:
+            await there.never_bound("w")
+            assert await there.devices("c") == ["gpu-6"]
+        else:
+            await there.until(freed)
+
+
 @pytest.mark.parametrize("ignorable", [True, False])
 async def test_an_extender_that_fails_stops_pods_unless_it_is_ignorable(there: world.World, ignorable: bool) -> None:
     async with extended(there.home, ignorable=ignorable) as extender:

@@ -85,3 +85,29 @@ fleet_5000 = Fleet(
     + blocks(5, 8, NVL72, 18),
 )
 PRESETS = {"fleet_16": fleet_16, "fleet_500": fleet_500, "fleet_5000": fleet_5000}
+
+
+def read(text: str) -> Fleet:
+    """Return a preset by its name, or a fleet of ``KIND=COUNT`` with commas, in racks of eight (NVL72: eighteen).
+
+    >>> len(read("hgx-h100=10,gb200-nvl72=18"))
+    28
+
+    Raises
+    ------
+    ValueError
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    made = tuple(_block(*part.partition("=")[::2]) for part in text.split(",") if part)
+    if not made:
+        raise ValueError(f"fleet {text!r}: name one of {', '.join(PRESETS)}, or KIND=COUNT with commas")
+    return Fleet("sim", made)
+
+
+def _block(kind: str, count: str) -> tuple[Rack, ...]:
+    if not count.isdecimal() or not 0 < int(count) <= 20_000:
+        raise ValueError(f"fleet: {kind}={count}: a preset ({', '.join(PRESETS)}) or KIND=COUNT, COUNT from 1 to 20000")
+    size = machines.TRAYS_PER_RACK if kind == NVL72 else 8
+    whole, rest = divmod(int(count), size)
+    return (Rack(kind, size),) * whole + ((Rack(kind, rest),) if rest else ())

@@ -82,3 +82,15 @@ def test_a_rack_of_an_unknown_machine_is_refused() -> None:
         presets.Rack("dgx-9", 1)
     with pytest.raises(ValueError, match="19 trays"):
         presets.Rack(presets.NVL72, 19)
+
+
+def test_a_fleet_can_be_written_as_kinds_and_counts() -> None:
+    fleet = presets.read("hgx-h100=10,gb200-nvl72=20")
+    assert [member.kind for member in fleet.members()].count("hgx-h100") == 10
+    assert len({member.clique for member in fleet.members() if member.clique}) == 2
+
+
+@pytest.mark.parametrize("text", ["", "fleet_7", "hgx-h100=", "hgx-h100=0", "hgx-h100=x", "toaster=3"])
+def test_a_fleet_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="fleet|rack"):
+        presets.read(text)
