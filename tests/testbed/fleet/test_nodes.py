@@ -92,5 +92,5 @@ def test_a_fleet_can_be_written_as_kinds_and_counts() -> None:
 
 @pytest.mark.parametrize("text", ["", "fleet_7", "hgx-h100=", "hgx-h100=0", "hgx-h100=x", "toaster=3"])
 def test_a_fleet_that_makes_no_sense_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="fleet|rack"):
+    with pytest.raises(ValueError, match=r"fleet|rack"):
         presets.read(text)
