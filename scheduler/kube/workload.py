@@ -1,0 +1,70 @@
+"""A gang as it is found in the cluster: the model's gang, its pods by rank, and what is still missing."""
+
+from dataclasses import dataclass
+
+from scheduler.kube import pod as pods
+from scheduler.model import gang as gangs
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Identity:
+    """Which gang a pod belongs to, told from the pod alone.
+
+    Attributes
+    ----------
+    name : str
+        Name of the GangPlacement: ``jobset-x``, ``job-x``, ``lws-x-0``, ``podgroup-x``, ``gang-x``, ``pod-x``.
+    kind : str
+        ``JobSet``, ``Job``, ``LeaderWorkerSet``, ``PodGroup``, ``Annotated``, ``Pod``.
+    owner : str
+        Name of the object that tells about the gang (the JobSet, say).
+    """
+
+    namespace: str
+    name: str
+    kind: str
+    owner: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return the name of the model's gang: ``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A pod with its place in the gang; `index` counts within the role."""
+
+    rank: int
+    role: str
+    index: int
+    pod: pods.Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is known of a gang now.
+
+    Attributes
+    ----------
+    owner : Owner
+        The object that the GangPlacement belongs to and goes with.
+    gang : Gang or None
+        None while too little is known to say what it asks for, and where `problem` says why it can't be planned.
+    members : tuple of Member
+        The pods that exist, by rank; at most one of each rank, the newest.
+    missing : int
+        Pods still to come before the gang may be planned.
+    waiting_for : str
+        What is missing, in plain words: "3 of 8 pods", "claims of pod ml/w-0".
+    problem : str
+        A contradiction, naming object, field and remedy; "" for none.
+    """
+
+    identity: Identity
+    owner: pods.Owner
+    gang: gangs.Gang | None
+    members: tuple[Member, ...] = ()
+    missing: int = 0
+    waiting_for: str = ""
+    problem: str = ""
