@@ -16,6 +16,7 @@ class Eviction(Enum):
     NODE_FAILED = "NodeFailed"
     DEVICE_FAILED = "DeviceFailed"
     NODE_REMOVED = "NodeRemoved"
+    MEMBER_LOST = "MemberNotReplaceable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +69,32 @@ class Expire:
     because: str
 
 
-Effect = Start | Wait | Reject | Evict | Expire
+@dataclass(frozen=True, slots=True)
+class Refill:
+    """Some pods of a running gang get devices; the others keep theirs.
+
+    Attributes
+    ----------
+    placement : Placement
+        Of the whole gang.
+    ranks : tuple of int
+        The pods that are new.
+    """
+
+    gang: gangs.Gang
+    placement: placement.Placement
+    ranks: tuple[int, ...]
+    decision: int
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A gang that was found running holds what somebody else holds too: it is not followed as a gang."""
+
+    gang: gangs.Gang
+    detail: str
+    because: str
+
+
+Effect = Start | Wait | Reject | Evict | Expire | Refill | Conflict

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from scheduler.gang import config
 from scheduler.model import gang as gangs
 from scheduler.placement import scoring
+from scheduler.snapshot import state
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,62 @@ class BindFailed:
 
     name: str
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A gang has its devices already: it was found running, or its plan was found written.
+
+    Attributes
+    ----------
+    grants : tuple of Grant
+        By rank, rows of the fleet that the machine has now.
+    confirmed : bool
+        False for a plan whose writes are not all known to be done.
+    """
+
+    gang: gangs.Gang
+    grants: tuple[state.Grant, ...]
+    confirmed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GangResized:
+    """A gang asks for other pods than before: fewer, more, or other ones where it does not run yet."""
+
+    gang: gangs.Gang
+
+
+@dataclass(frozen=True, slots=True)
+class MembersLost:
+    """Pods of a running gang are gone and will be replaced, by rank."""
+
+    name: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """Somebody who is no gang of ours holds something on a node.
+
+    Attributes
+    ----------
+    holder : str
+        Its name; what it held before is forgotten.
+    use : Grant
+        What it holds; the row in it is not read.
+    """
+
+    holder: str
+    node: str
+    use: state.Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Vacated:
+    """A holder that is no gang of ours is gone."""
+
+    holder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +169,11 @@ Event = (
     | GangFinished
     | Bound
     | BindFailed
+    | Adopted
+    | GangResized
+    | MembersLost
+    | Occupied
+    | Vacated
     | NodeCordoned
     | NodeUncordoned
     | NodeFailed
@@ -137,6 +199,16 @@ def describe(event: Event) -> str:
             return f"bound {name}"
         case BindFailed(name):
             return f"bind failed {name}"
+        case Adopted(gang):
+            return f"found {gang.name}"
+        case GangResized(gang):
+            return f"resized {gang.name}"
+        case MembersLost(name, ranks):
+            return f"{len(ranks)} pods of {name} lost"
+        case Occupied(holder, node):
+            return f"{holder} holds devices of {node}"
+        case Vacated(holder):
+            return f"{holder} is gone"
         case DeviceFailed(node, gpu):
             return f"GPU {gpu} of {node} failed"
         case DeviceRepaired(node, gpu):

@@ -8,10 +8,10 @@ same object; races, lost acknowledgements and restarts are orders of events.
 import heapq
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from scheduler.gang import backfill, effects, events, holdings, news, quota
+from scheduler.gang import backfill, effects, events, holdings, news, quota, refill, strangers
 from scheduler.gang import config as configs
 from scheduler.gang import queue as queues
 from scheduler.model import gang as gangs
@@ -59,6 +59,7 @@ class Machine:
     snapshot: state.Snapshot = field(init=False)
     queue: queues.Queue = field(default_factory=queues.Queue)
     held: holdings.Holdings = field(default_factory=holdings.Holdings)
+    foreign: strangers.Strangers = field(default_factory=strangers.Strangers)
     ledger: quota.Ledger = field(init=False)
     decisions: int = 0
     _submissions: int = 0
@@ -141,8 +142,10 @@ class Machine:
             if not one.gang.minimum <= len(one.placement.grants) <= one.gang.size:
                 raise state.InvariantError(f"gang {one.gang.name} holds part of itself")
             for grant in one.placement.grants:
-                fresh.take(grant)
+                fresh.hold(grant)
         self._take_down(fresh)
+        for held in self.foreign.grants():
+            fresh.hold(held)
         state.compare(self.snapshot, fresh)
         used: dict[str, int] = {}
         for one in self.held:
@@ -165,6 +168,16 @@ class Machine:
                 return False
             case events.BindFailed(name):
                 return self._bind_failed(name, now)
+            case events.Adopted(gang, grants, confirmed):
+                return self._adopt(gang, grants, confirmed, now)
+            case events.GangResized(gang):
+                return self._resize(gang, now)
+            case events.MembersLost(name, ranks):
+                return self._lose(name, ranks, now)
+            case events.Occupied(holder, node, use):
+                return self.foreign.put(self.snapshot, holder, node, use)
+            case events.Vacated(holder):
+                return self.foreign.drop(self.snapshot, holder)
             case events.NodeCordoned(node):
                 return self._mark_down(node, "cordoned", now)
             case events.NodeUncordoned(node):
@@ -250,6 +263,102 @@ class Machine:
             self._admit(gang, number, now)
         return bool(due)
 
+    def _adopt(self, gang: gangs.Gang, grants: tuple[state.Grant, ...], confirmed: bool, now: float) -> bool:
+        """Follow a gang that has its devices already; it keeps its place in the queue when it is evicted later."""
+        if gang.name in self.held:
+            return False
+        waiting = self.queue.remove(gang.name)
+        _, _, number = self._resting.pop(gang.name, (0.0, gang, 0))
+        if waiting is not None:
+            number = waiting.key[1]
+        elif not number:
+            self._submissions += 1
+            number = self._submissions
+        found = refill.located(self.snapshot.topology, gang, grants, self.scoring, self.tiers)
+        taken = refill.hold_all(self.snapshot, grants)
+        if taken:
+            self._out.append(effects.Conflict(gang, taken, self._because))
+            return False
+        self._keep(gang, found, number, now, confirmed)
+        return waiting is not None
+
+    def _resize(self, gang: gangs.Gang, now: float) -> bool:
+        """Let a gang have other pods: at once while it waits, as far as there is room while it runs."""
+        entry = self.queue.waiting.get(gang.name)
+        if entry is not None:
+            if entry.gang != gang:
+                self.queue.remove(gang.name)
+                self._admit(gang, entry.key[1], now)
+            return entry.gang != gang
+        if gang.name in self._resting:
+            until, _, number = self._resting[gang.name]
+            self._resting[gang.name] = until, gang, number
+        if gang.name not in self.held:
+            return False
+        one = self.held[gang.name]
+        kept = refill.kept(one.gang, gang, one.placement.grants)
+        if one.gang == gang and len(kept) == len(one.placement.grants):
+            return False
+        return self._refill(one, gang, kept, now, give_up=False)
+
+    def _lose(self, name: str, ranks: tuple[int, ...], now: float) -> bool:
+        """Find other devices for pods that are gone, beside those which still run; else the whole gang goes."""
+        if name not in self.held:
+            return False
+        one = self.held[name]
+        grants = one.placement.grants
+        kept = {rank: grant for rank, grant in enumerate(grants) if rank not in ranks}
+        return len(kept) < len(grants) and self._refill(one, one.gang, kept, now, give_up=True)
+
+    def _refill(
+        self, one: holdings.Holding, gang: gangs.Gang, kept: dict[int, state.Grant], now: float, give_up: bool
+    ) -> bool:
+        """Keep some grants of a held gang and find the others; without room evict it, or let it run as it is."""
+        stays = {id(grant) for grant in kept.values()}
+        gone = [grant for grant in one.placement.grants if id(grant) not in stays]
+        for grant in gone:
+            self.snapshot.release(grant)
+        found = refill.fill(self.snapshot, gang, kept, self.scoring, self.tiers)
+        if isinstance(found, placement.Placement):
+            self._exchange(one, gang, found, kept, now)
+        elif give_up:
+            self._forget_holding(one)
+            self._give_back(tuple(kept.values()))
+            self._enqueue(gang, one.number, now)
+            self._out.append(effects.Evict(gang, one.placement, effects.Eviction.MEMBER_LOST, self._because))
+        else:
+            refill.hold_all(self.snapshot, gone)
+            self._out.append(effects.Wait(gang, found, self._because))
+            return False
+        return True
+
+    def _exchange(
+        self,
+        one: holdings.Holding,
+        gang: gangs.Gang,
+        found: placement.Placement,
+        kept: dict[int, state.Grant],
+        now: float,
+    ) -> None:
+        """Let a gang hold another placement, of which it holds the kept part already."""
+        new = tuple(rank for rank in range(len(found.grants)) if rank not in kept)
+        for rank in new:
+            self.snapshot.take(found.grants[rank])
+        self._forget_holding(one)
+        self.decisions += 1
+        self._keep(gang, found, one.number, now, confirmed=True)  # it runs: nothing of it expires
+        self._out.append(effects.Refill(gang, found, new, self.decisions, self._because))
+
+    def _forget_holding(self, one: holdings.Holding) -> None:
+        self.held.remove(one.gang.name)
+        self.ledger.charge(one.gang, -1)
+
+    def _keep(self, gang: gangs.Gang, found: placement.Placement, number: int, now: float, confirmed: bool) -> None:
+        """Note that a gang holds the grants, which have been taken."""
+        expires = math.inf if confirmed or not self.config.reservation_s else now + self.config.reservation_s
+        self.ledger.charge(gang, +1)
+        self.held.add(holdings.Holding(gang, found, number, self.decisions, now, expires))
+
     def _mark_down(self, node: str, why: str, now: float) -> bool:
         row = self.scoring.topology.row.get(node)
         if row is None or why in self._down.get(node, ()):
@@ -279,15 +388,21 @@ class Machine:
         for one in self.held.on_gpu(row, gpu):
             self._evict(one, effects.Eviction.DEVICE_FAILED, now)
         self._failed_gpus.add((node, gpu))
-        self.snapshot.set_gpu_failed(row, gpu, True)
+        self._set_gpu_failed(node, gpu, True)
         return True
 
     def _device_repaired(self, node: str, gpu: int) -> bool:
         if (node, gpu) not in self._failed_gpus:
             return False
         self._failed_gpus.discard((node, gpu))
-        self.snapshot.set_gpu_failed(self.scoring.topology.row[node], gpu, False)
+        self._set_gpu_failed(node, gpu, False)
         return True
+
+    def _set_gpu_failed(self, node: str, gpu: int, failed: bool) -> None:
+        """Mark a GPU that no gang holds; strangers step aside meanwhile."""
+        self.foreign.leave(self.snapshot, node)
+        self.snapshot.set_gpu_failed(self.scoring.topology.row[node], gpu, failed)
+        self.foreign.enter(self.snapshot, node)
 
     def _topology_changed(self, compiled: scorings.Scoring, now: float) -> bool:
         """Move to another fleet: what is still there stays, by node name."""
@@ -300,11 +415,12 @@ class Machine:
         self._take_down(self.snapshot, nodes=False)
         for one in list(self.held):
             moved = self.held.moved(one, before, compiled.topology)
-            if moved is None or not _take_all(self.snapshot, moved.grants):
+            if moved is None or refill.hold_all(self.snapshot, moved.grants):
                 self._evict(one, effects.Eviction.NODE_REMOVED, now, release=False)
             else:
                 self.held.replace(one, moved)
         self._take_down(self.snapshot)
+        self.foreign.move(self.snapshot)
         self._drop_impossible()
         return True
 
@@ -481,19 +597,23 @@ class Machine:
         self.queue.remove(gang.name)
         for grant in found.grants:
             self.snapshot.take(grant)
-        self.ledger.charge(gang, +1)
         self.decisions += 1
-        expires = now + self.config.reservation_s if self.config.reservation_s else math.inf
-        self.held.add(holdings.Holding(gang, found, entry.key[1], self.decisions, now, expires))
+        self._keep(gang, found, entry.key[1], now, confirmed=False)
         self._out.append(effects.Start(gang, found, self.decisions, self._because))
 
     def _release(self, name: str) -> holdings.Holding:
         """Give back everything that a gang holds."""
         one = self.held.remove(name)
-        for grant in one.placement.grants:
-            self.snapshot.release(grant)
+        self._give_back(one.placement.grants)
         self.ledger.charge(one.gang, -1)
         return one
+
+    def _give_back(self, grants: Collection[state.Grant]) -> None:
+        for grant in grants:
+            self.snapshot.release(grant)
+        if self.foreign.short:
+            for node in {self.scoring.topology.nodes[grant.node].name for grant in grants}:
+                self.foreign.settle(self.snapshot, node)
 
     def _evict(self, one: holdings.Holding, why: effects.Eviction, now: float, release: bool = True) -> None:
         """Take a gang's devices away and queue it again in its old place."""
@@ -521,20 +641,6 @@ class Machine:
         refused = self.why(name)
         if entry is not None and refused is not None:
             self._say(entry, refused)
-
-
-def _take_all(snapshot: state.Snapshot, grants: Sequence[state.Grant]) -> bool:
-    """Take all grants or none."""
-    taken: list[state.Grant] = []
-    for grant in grants:
-        try:
-            snapshot.take(grant)
-        except state.InvariantError:
-            for held in reversed(taken):
-                snapshot.release(held)
-            return False
-        taken.append(grant)
-    return True
 
 
 def _behind(entry: queues.Waiting, head: queues.Waiting | None) -> reasons.Rejection:

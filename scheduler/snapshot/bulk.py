@@ -85,7 +85,7 @@ def _plain(grants: Sequence[state.Grant]) -> bool:
 
 
 def _is_plain(grant: state.Grant) -> bool:
-    return grant.milli in (0, state.FULL) and not grant.partitions and not grant.accelerators
+    return grant.milli in (0, state.FULL) and not grant.partitions and not grant.accelerators and grant.pods == 1
 
 
 def _take_each(snapshot: state.Snapshot, grants: Sequence[state.Grant]) -> None:

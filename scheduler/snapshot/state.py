@@ -37,6 +37,8 @@ class Grant:
         The GPUs in rank order inside the pod (best ring first); () means ascending.
     nic_mask : int
         NICs held, one bit each.
+    pods : int
+        Pod slots: 1, or 0 for what is held beside a pod that is counted elsewhere.
     """
 
     node: int
@@ -48,6 +50,7 @@ class Grant:
     order: tuple[int, ...] = ()
     nic_mask: int = 0
     accelerators: tuple[tuple[str, int], ...] = ()
+    pods: int = 1
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -135,6 +138,23 @@ class Snapshot:
         self._check_free(grant)
         self._apply(grant, -1)
 
+    def hold(self, grant: Grant) -> None:
+        """Take a grant also on a node that is down: what runs there holds what it holds.
+
+        Raises
+        ------
+        InvariantError
+            Something in the grant is not free; the occupancy is unchanged then.
+        """
+        if self.up[grant.node]:
+            self.take(grant)
+            return
+        self.set_up(grant.node, True)
+        try:
+            self.take(grant)
+        finally:
+            self.set_up(grant.node, False)
+
     def release(self, grant: Grant) -> None:
         """Give back exactly what `take` took.
 
@@ -175,7 +195,7 @@ class Snapshot:
         free = (
             self.cpu_free[n] >= grant.cpu_milli
             and self.memory_free[n] >= grant.memory_mib
-            and self.pods_free[n] >= 1
+            and self.pods_free[n] >= grant.pods
             and grant.nic_mask & ~int(self.nic_mask[n]) == 0
             and all(self._accelerators(kind, n) >= count for kind, count in grant.accelerators)
             and (not whole or grant.mask & ~int(self.free_mask[n]) == 0)
@@ -205,7 +225,7 @@ class Snapshot:
         held = (
             self.cpu_free[n] + grant.cpu_milli <= machine.cpu_milli
             and self.memory_free[n] + grant.memory_mib <= machine.memory_mib
-            and self.pods_free[n] < machine.max_pods
+            and self.pods_free[n] + grant.pods <= machine.max_pods
             and grant.nic_mask & int(self.nic_mask[n]) == 0
             and grant.nic_mask >> len(machine.nics) == 0
             and all(
@@ -232,7 +252,7 @@ class Snapshot:
         n = grant.node
         self.cpu_free[n] += sign * grant.cpu_milli
         self.memory_free[n] += sign * grant.memory_mib
-        self.pods_free[n] += sign
+        self.pods_free[n] += sign * grant.pods
         if grant.nic_mask:
             self.nic_mask[n] ^= np.uint32(grant.nic_mask)
         for kind, count in grant.accelerators:
