@@ -1,0 +1,112 @@
+"""One row for each GPU, each MIG device and each of their users: what all families of metrics are written from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dra_driver import mig
+from dra_driver.health import model
+from dra_driver.metrics import users
+from dra_driver.probe import interface
+from scheduler.model import device
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of the node at one time; all mappings are by GPU UUID.
+
+    Attributes
+    ----------
+    xids : mapping
+        The last XID of each GPU that had one.
+    tenants : mapping of (namespace, pod) to tenant
+    """
+
+    found: interface.Discovered
+    readings: Mapping[str, interface.Reading]
+    health: Mapping[str, model.Health] = field(default_factory=dict)
+    instances: Mapping[str, Sequence[mig.Instance]] = field(default_factory=dict)
+    xids: Mapping[str, int] = field(default_factory=dict)
+    used: Mapping[users.Place, Sequence[users.User]] = field(default_factory=dict)
+    tenants: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A GPU or a MIG device with one of its users.
+
+    Attributes
+    ----------
+    reading : Reading
+        Of the GPU.
+    instance, profile : optional
+        Of a MIG device.
+    first : bool
+        The row that stands for the device where its users do not matter.
+    """
+
+    gpu: device.Gpu
+    facts: interface.GpuFacts
+    reading: interface.Reading
+    health: model.Health
+    xid: int
+    user: users.User | None
+    tenant: str
+    first: bool
+    instance: mig.Instance | None = None
+    profile: device.MigProfile | None = None
+
+    @property
+    def memory_used(self) -> int | None:
+        """Bytes in use; of a MIG device those of its processes, as the driver library tells no other."""
+        if self.instance is None:
+            return self.reading.memory_used
+        number = self.instance.gpu_instance
+        return sum(used for _, used, instance in self.reading.processes if instance == number)
+
+    @property
+    def memory_total(self) -> int | None:
+        """Bytes; of a MIG device those of its profile."""
+        if self.instance is None:
+            return self.reading.memory_total
+        return self.profile.memory_mib * MIB if self.profile else None
+
+    @property
+    def device_uuid(self) -> str:
+        """UUID of the GPU or of the MIG device."""
+        return self.instance.uuid if self.instance else self.gpu.uuid
+
+    @property
+    def product(self) -> str:
+        return self.facts.product or self.gpu.model.name
+
+
+def rows(seen: Seen) -> Iterator[Row]:
+    """Yield the rows; GPUs without a reading yet are left out, and so are those that are gone."""
+    for gpu in seen.found.topology.gpus:
+        reading = seen.readings.get(gpu.uuid)
+        if reading is None:
+            continue
+        yield from _of(seen, gpu, reading, None)
+        for instance in seen.instances.get(gpu.uuid, ()):
+            if instance.uuid:
+                yield from _of(seen, gpu, reading, instance)
+
+
+def _of(seen: Seen, gpu: device.Gpu, reading: interface.Reading, instance: mig.Instance | None) -> Iterator[Row]:
+    facts = seen.found.gpus.get(gpu.uuid) or interface.GpuFacts(gpu.uuid)
+    health = seen.health.get(gpu.uuid) or model.Health(gpu.uuid, {})
+    place = (gpu.uuid, instance.profile_id, instance.start) if instance else users.whole(gpu.uuid)
+    profile = _profile(gpu, instance) if instance else None
+    known: Sequence[users.User | None] = seen.used.get(place) or (None,)
+    for number, user in enumerate(known):
+        tenant = seen.tenants.get((user.container.namespace, user.container.pod), "") if user else ""
+        xid = seen.xids.get(gpu.uuid, 0)
+        yield Row(gpu, facts, reading, health, xid, user, tenant, number == 0, instance, profile)
+
+
+def _profile(gpu: device.Gpu, instance: mig.Instance) -> device.MigProfile | None:
+    return next((one for one in gpu.model.mig if one.profile_id == instance.profile_id), None)
