@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import aiohttp
@@ -29,7 +29,7 @@ def path(reference: claim.Reference) -> str:
     return f"{GROUP}/namespaces/{reference.namespace}/resourceclaims/{reference.name}"
 
 
-async def _asked(what: str, request: Awaitable[Any]) -> Any:
+async def asked(what: str, request: Awaitable[Any]) -> Any:
     """Return an answer of the API server; whatever keeps it from answering is one kind of error.
 
     Raises
@@ -58,11 +58,11 @@ class ApiClaims:
         self._api = api
 
     async def get(self, reference: claim.Reference) -> state.Object:
-        found: state.Object = await _asked(str(reference), self._api.get(path(reference)))
+        found: state.Object = await asked(str(reference), self._api.get(path(reference)))
         return found
 
     async def allocated(self) -> list[state.Object]:
-        items, _ = await _asked("list of claims", self._api.list(f"{GROUP}/resourceclaims"))
+        items, _ = await asked("list of claims", self._api.list(f"{GROUP}/resourceclaims"))
         return [
             obj
             for obj in items
@@ -144,11 +144,17 @@ class StatusWriter:
         """Drop a claim that is not prepared any more."""
         self._told.pop(uid, None)
 
+    def keep(self, prepared_now: Collection[str]) -> None:
+        """Drop all claims but some, by UID; what is left to write of the others is not written."""
+        for uid in self._told.keys() - set(prepared_now):
+            self.forget(uid)
+
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
             entry = await self._queue.get()
-            await self._write(entry)
+            if self._told.get(entry.uid) == entry:  # else it was unprepared, or told anew, meanwhile
+                await self._write(entry)
 
     async def _write(self, entry: prepared.Claim) -> None:
         """Try some times; a claim that is gone, or changed, needs no status."""
@@ -159,7 +165,7 @@ class StatusWriter:
         target = f"{path(entry.reference)}/status"
         for turn in range(TRIES):
             try:
-                await _asked(str(entry.reference), self._api.apply(target, body, manager))
+                await asked(str(entry.reference), self._api.apply(target, body, manager))
             except claim.ClaimError:
                 return
             except state.UnreachableError as error:
@@ -192,7 +198,7 @@ class NodeEvents:
         while True:
             reason, message = await self._queue.get()
             try:
-                await _asked(
+                await asked(
                     f"event {reason}",
                     self._api.create("/api/v1/namespaces/default/events", self._event(reason, message)),
                 )

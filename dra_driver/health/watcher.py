@@ -19,7 +19,7 @@ import structlog
 from dra_driver import checkpoint, mig
 from dra_driver.health import model, source, taints
 from dra_driver.probe import interface
-from scheduler.model import node
+from scheduler.model import device, node
 
 log = structlog.get_logger()
 
@@ -73,7 +73,13 @@ class Faults:
 
 
 class Watcher:
-    """Health of the GPUs of one node; `run` works until it is cancelled."""
+    """Health of the GPUs of one node; `run` works until it is cancelled.
+
+    Attributes
+    ----------
+    known, readings, instances, xids : dict
+        By GPU UUID: the health, the last reading, the MIG instances, the last XID of a GPU that had one in this boot.
+    """
 
     def __init__(
         self,
@@ -88,6 +94,8 @@ class Watcher:
         self._faults = faults
         self.known: dict[str, model.Health] = faults.read()
         self.readings: dict[str, interface.Reading] = {}
+        self.instances: dict[str, Sequence[mig.Instance]] = {}
+        self.xids = _xids(self.known)
         self._other = False
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
@@ -124,7 +132,16 @@ class Watcher:
                 seen = interface.Reading(gpu.uuid, failing={"reading": str(error)})
             self.readings[gpu.uuid] = seen
             self.known[gpu.uuid] = _after(self.known.get(gpu.uuid) or model.Health(gpu.uuid, {}), seen, time.time())
+            self.instances[gpu.uuid] = await self._instances(gpu) if gpu.mig_enabled and not seen.lost else ()
         return {u: h.faults for u, h in before.items()} != {u: h.faults for u, h in self.known.items()}
+
+    async def _instances(self, gpu: device.Gpu) -> Sequence[mig.Instance]:
+        """Return the MIG instances that exist; a GPU that does not tell them keeps those that are known."""
+        try:
+            return tuple(await asyncio.to_thread(self._probe.instances, gpu.uuid))
+        except mig.HardwareError as error:
+            log.warning("MIG instances are not known", gpu=gpu.uuid, error=str(error))
+            return self.instances.get(gpu.uuid, ())
 
     async def _poll_often(self) -> None:
         while True:
@@ -150,6 +167,8 @@ class Watcher:
         changed = False
         for one in news:
             log.warning("event of a GPU", gpu=one.gpu_uuid, kind=one.kind, data=one.data)
+            if one.kind == "xid":
+                self.xids[one.gpu_uuid] = one.data
             old = self.known.get(one.gpu_uuid) or model.Health(one.gpu_uuid, {})
             self.known[one.gpu_uuid] = model.event(old, one, time.time())
             changed |= self.known[one.gpu_uuid] != old
@@ -174,6 +193,12 @@ class Watcher:
         except OSError as error:
             log.error("faults are not kept over a restart", file=str(self._faults.path), error=str(error))
         return self._times.taints(known)
+
+
+def _xids(known: Health) -> dict[str, int]:
+    """Return the XIDs among faults that a restart kept."""
+    found = ((uuid, health.faults.get("xid")) for uuid, health in known.items())
+    return {uuid: int(fault.value) for uuid, fault in found if fault is not None}
 
 
 def _after(health: model.Health, seen: interface.Reading, now_s: float) -> model.Health:

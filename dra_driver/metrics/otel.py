@@ -102,7 +102,7 @@ def families(found: Sequence[Row], node_name: str, release: str) -> Iterator[met
 def labels(row: Row, node_name: str, release: str) -> dict[str, str]:
     """Return the attributes of a device, and of Kubernetes, with underscores; a MIG device names its GPU as parent."""
     user = row.user
-    found = {
+    return {
         "hw_type": "gpu",
         "hw_id": row.device_uuid,
         "hw_name": row.gpu.name,
@@ -120,4 +120,3 @@ def labels(row: Row, node_name: str, release: str) -> dict[str, str]:
         "dra_device_name": user.held.device if user else "",
         "tenant": row.tenant,
     }
-    return found

@@ -103,7 +103,9 @@ class Kubelet:
             asyncio.timeout(ASK_S),
             grpc.aio.insecure_channel(f"unix:{self._socket}", options=limit) as channel,
         ):
-            return await services.PodResourcesListerStub(channel).List(messages.ListPodResourcesRequest())
+            stub = services.PodResourcesListerStub(channel)
+            found: messages.ListPodResourcesResponse = await stub.List(messages.ListPodResourcesRequest())
+            return found
 
     def _tell(self, problem: str) -> None:
         """Write one line for each change, not for each scrape."""
