@@ -8,7 +8,7 @@ import click
 from rich import progress as bars
 
 from simulator import scenario
-from simulator.commands import console, inputs
+from simulator.commands import audit, console, inputs
 from simulator.report import provenance, results, runsheets, sheet, story, units, whole
 
 AUTO_JOBS = 100_000
@@ -16,6 +16,14 @@ AUTO_JOBS = 100_000
 
 @click.command()
 @inputs.options
+@click.option(
+    "--audit",
+    type=click.Path(path_type=Path, file_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _, folder: folder and ctx.exit(audit.replay(folder)),
+    help="Decide again what a live scheduler's decision log holds, compare byte for byte, and end; no TRACE.",
+)
 @click.option("--policy", "name", default="muster", show_default=True, help="Built-in name or ScoringPolicy file.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Failures, ties, synthetic jobs.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report, jobs, series and the decision log.")
