@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ from dra_driver import (
     locks,
     metadata,
     mig,
+    plugin,
     sharing,
     state,
 )
 from dra_driver import config as settings
 from dra_driver.health import source, taints, watcher
+from dra_driver.metrics import service, work
 from dra_driver.probe import interface
 from dra_driver.publish import publisher
 from scheduler.apiserver import client
@@ -61,6 +63,7 @@ class Node:
     services: Sequence[Service] = ()
     hooks: instance.Hooks = instance.Hooks()
     tell_stream: Callable[[Callable[[], None]], None] = lambda changed: None
+    work: work.Work = field(default_factory=work.Work)
 
 
 def parts(config: settings.Config, node: Node, claims: state.Claims) -> state.Parts:
@@ -103,7 +106,13 @@ async def serve(
         events.tell(reason, message)
         node.hooks.event(reason, message)
 
-    hooks = replace(node.hooks, prepared_claim=prepared_claim, event=event)
+    def call_ended(call: plugin.Call) -> None:
+        if call.method == "unprepare":
+            _forget(status, running.state.parts.store)
+        node.work.ended(call)
+        node.hooks.call_ended(call)
+
+    hooks = replace(node.hooks, prepared_claim=prepared_claim, event=event, call_ended=call_ended)
     running = instance.Instance(
         parts(config, node, claims_api.ApiClaims(api)),
         config.sockets,
@@ -112,6 +121,7 @@ async def serve(
         hooks,
         config.sweep_s,
     )
+    running.plugin = work.Plugin(running.state, node.work, prepared_claim=prepared_claim, ended=call_ended)
     if running.stream is not None:
         node.tell_stream(running.stream.changed)
     with _signals() as stopped:
@@ -127,27 +137,39 @@ async def serve(
                 task.cancel()
 
 
+def _forget(status: claims_api.StatusWriter, store: checkpoint.Store) -> None:
+    """Drop the claims that are not prepared any more; what cannot be read now is dropped after the next call."""
+    try:
+        status.keep(store.read().claims)
+    except (checkpoint.CheckpointError, OSError) as error:
+        log.warning("claims that were told are kept in memory", error=str(error))
+
+
 async def run(config: settings.Config, probe: interface.Probe) -> None:
     """Discover the node and serve until a signal."""
     found = await inventory.Inventory.take(probe)
     config.folder.mkdir(parents=True, exist_ok=True)
     try:
         async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
-            publishing = publisher.Publisher(api, config.node_name, config.driver)
+            measured = work.Work()
+            publishing = work.Publisher(api, config.node_name, config.driver, measured)
             watching = _watcher(config, probe, found.current())
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(lambda news: watching.found(news.topology))
             await watching.start()
-            services = (lambda: found.run(config.discover_s), watching.run, publishing.run)
+            told = service.Service(config, api, found, watching, publishing, measured)
+            services = (lambda: found.run(config.discover_s), watching.run, publishing.run, *told.services)
             node = Node(
                 found,
                 probe,
                 found.found.driver_release,
                 watching.source,
                 services,
-                tell_stream=watching.tell_stream,
+                instance.Hooks(registered=told.registration),
+                watching.tell_stream,
+                measured,
             )
-            await serve(config, api, node)
+            await serve(config, api, node, told.started)
     finally:
         # A call into the library may still run in a thread; the session must not end below it.
         await asyncio.get_running_loop().shutdown_default_executor()

@@ -48,12 +48,28 @@ class Config(pydantic.BaseModel):
     discover_s: float = pydantic.Field(30.0, ge=1.0)
     health_s: float = pydantic.Field(5.0, ge=0.1)
     sweep_s: float = pydantic.Field(600.0, ge=1.0)
+    http: str = pydantic.Field("", pattern=r"^$|^[^:]*:\d{1,5}$|^\[[0-9a-fA-F:.]+\]:\d{1,5}$")
+    """Where metrics and probes are served, as ``HOST:PORT`` or ``:PORT``; "" for nowhere."""
+    pod_resources: Absolute = KUBELET / "pod-resources" / "kubelet.sock"
     log_level: str = pydantic.Field("info", pattern=r"^(debug|info|warning|error)$")
 
     @property
     def folder(self) -> Path:
         """Folder of the driver's state and sockets."""
         return self.plugins / self.driver
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Host and port of `http`; an empty host is every address of the node or pod."""
+        host, _, port = self.http.rpartition(":")
+        return host.strip("[]") or "0.0.0.0", int(port)
+
+    @pydantic.field_validator("http")
+    @classmethod
+    def _port(cls, value: str) -> str:
+        if value and int(value.rpartition(":")[2]) > 65535:
+            raise ValueError(f"{value}: a port is at most 65535")
+        return value
 
     @property
     def sockets(self) -> sockets.Sockets:

@@ -107,7 +107,7 @@ def families(found: Sequence[Row], node_name: str, driver: str, release: str) ->
 
 
 def labels(row: rows.Row, node_name: str, driver: str, release: str) -> dict[str, str]:
-    """Return the labels of a row; those of a MIG device name the GPU too, as dcgm-exporter does."""
+    """Return the labels of a row that are not empty; those of a MIG device name the GPU too, as dcgm-exporter does."""
     user, part = row.user, row.instance
     minor = row.facts.minor if row.facts.minor >= 0 else row.gpu.index
     profile = row.profile.name if row.profile else ""
@@ -119,4 +119,4 @@ def labels(row: rows.Row, node_name: str, driver: str, release: str) -> dict[str
         *((profile, part.uuid) if part else ("", "")),
         row.tenant,
     )
-    return dict(zip(LABELS, values, strict=True))
+    return {name: value for name, value in zip(LABELS, values, strict=True) if value}

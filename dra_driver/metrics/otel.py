@@ -100,9 +100,9 @@ def families(found: Sequence[Row], node_name: str, release: str) -> Iterator[met
 
 
 def labels(row: Row, node_name: str, release: str) -> dict[str, str]:
-    """Return the attributes of a device, and of Kubernetes, with underscores; a MIG device names its GPU as parent."""
+    """Return the attributes that are not empty, with underscores; a MIG device names its GPU as parent."""
     user = row.user
-    return {
+    found = {
         "hw_type": "gpu",
         "hw_id": row.device_uuid,
         "hw_name": row.gpu.name,
@@ -120,3 +120,4 @@ def labels(row: Row, node_name: str, release: str) -> dict[str, str]:
         "dra_device_name": user.held.device if user else "",
         "tenant": row.tenant,
     }
+    return {name: value for name, value in found.items() if value}

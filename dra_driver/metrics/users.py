@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -48,7 +48,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True, order=True)
 class User:
-    """A claim that holds a device, and one container that uses it; an empty container as long as none is known."""
+    """A claim that holds a device, and one container that uses it; an empty container as long as none is known.
+
+    Several shares of one device in one claim are one user, and have no share id here.
+    """
 
     held: Held
     container: Container = Container()
@@ -134,11 +137,11 @@ def containers(answer: messages.ListPodResourcesResponse, driver: str) -> Contai
 
 def users(checkpoint: prepared.Checkpoint, told: Containers) -> dict[Place, list[User]]:
     """Return the users of each GPU and MIG device; what the kubelet says counts only for claims that are prepared."""
-    found: dict[Place, list[User]] = defaultdict(list)
+    found: dict[Place, set[User]] = defaultdict(set)
     for entry in checkpoint.claims.values():
         if entry.phase is prepared.Phase.COMPLETED:
             for place, held in _places(entry):
-                found[place] += [User(held, each) for each in told.get(held) or (Container(),)]
+                found[place] |= {User(replace(held, share_id=""), each) for each in told.get(held) or (Container(),)}
     return {place: sorted(known) if len(known) <= MAX_USERS else [] for place, known in found.items()}
 
 
