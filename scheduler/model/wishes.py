@@ -24,6 +24,8 @@ GANG_NAME_LENGTH = 58
 
 LABEL_LENGTH = 63
 
+DECISION_LENGTH = 64
+
 MAX_SLIPS = 8
 
 READ = (
@@ -40,14 +42,16 @@ READ = (
     names.SPREAD_MAX,
     names.EXPECTED_S,
     names.PREEMPTIBLE,
+    names.DECISION,
 )
 """Annotations that are read; every other one under our prefix is written by Muster, or is a slip."""
 
-WRITTEN = (names.DECISION, names.PLANNED_RANK, names.PLANNED_DEVICES, names.TENANT, names.GANG)
+WRITTEN = (names.PLANNED_RANK, names.PLANNED_DEVICES, names.TENANT, names.GANG)
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", re.ASCII)
 _LEVEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?", re.ASCII)
+_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?", re.ASCII)
 _WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 
@@ -64,6 +68,8 @@ class Wishes:
         Of this pod in its gang; 0 is a rank.
     expected_s : float
         Declared run time in seconds.
+    decision_id : str
+        Given by whoever asked for the gang (a gateway, say) so that all records can be joined.
     """
 
     gang_name: str = ""
@@ -79,6 +85,7 @@ class Wishes:
     spread_max: int = 0
     expected_s: float = 0.0
     preemptible: bool | None = None
+    decision_id: str = ""
 
 
 class Contradiction(ValueError):
@@ -120,6 +127,7 @@ def read(annotations: Mapping[str, str], where: str, whole: bool = True) -> Wish
         spread_max=reader.count(names.SPREAD_MAX),
         expected_s=reader.seconds(),
         preemptible=reader.truth(),
+        decision_id=reader.name(names.DECISION, _ID, DECISION_LENGTH, "an id of letters, digits, -, _, . and :"),
     )
     reader.faults += _contradictions(found, annotations, where)
     if whole:

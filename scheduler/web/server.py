@@ -73,17 +73,20 @@ class Face:
         Who decides now; None until the state is synced. Called for every request, so the owner may exchange it.
     weight : int
         The extender's weight in kube-scheduler's configuration.
+    also : tuple of Route
+        Routes of others: the gating webhook.
     """
 
     decisions: Callable[[], extender.Decisions | None]
     weight: int = 13
     metrics: Metrics = field(default_factory=Metrics.new)
+    also: tuple[Route, ...] = ()
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
         routes = [Route(f"/{verb}", getattr(self, verb), methods=["POST"]) for verb in VERBS]
         routes += [Route(f"/{name}", getattr(self, name)) for name in ("healthz", "readyz")]
-        return Starlette(routes=[*routes, Route("/metrics", self.exposed)])
+        return Starlette(routes=[*routes, Route("/metrics", self.exposed), *self.also])
 
     async def filter(self, request: Request) -> Response:
         """Answer which nodes can take a pod."""
@@ -127,7 +130,7 @@ class Face:
     ) -> Response:
         """Read, decide, count. A request that can't be read is a 400, one that comes too early a 503."""
         try:
-            body = await _read(request)
+            body = await read_body(request, wire.MAX_BYTES)
             begin = time.perf_counter()
             deciding = self.decisions()
             if deciding is None:
@@ -146,22 +149,22 @@ class Face:
         return Response(wire.encode(wire.Refusal(problem)), code, media_type="application/json")
 
 
-async def _read(request: Request) -> bytearray:
+async def read_body(request: Request, limit: int) -> bytearray:
     """Read a body, but never more than is allowed.
 
     Raises
     ------
     BadRequest
-        The body is announced to be, or becomes, larger than `wire.MAX_BYTES`.
+        The body is announced to be, or becomes, larger than `limit` bytes.
     """
     announced = request.headers.get("content-length", "0")
-    if not announced.isdecimal() or len(announced) > 12 or int(announced) > wire.MAX_BYTES:
-        raise wire.BadRequest(f"body of {announced[:20]} bytes is larger than {wire.MAX_BYTES}")
+    if not announced.isdecimal() or len(announced) > 12 or int(announced) > limit:
+        raise wire.BadRequest(f"body of {announced[:20]} bytes is larger than {limit}")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > wire.MAX_BYTES:
-            raise wire.BadRequest(f"body is larger than {wire.MAX_BYTES} bytes")
+        if len(body) > limit:
+            raise wire.BadRequest(f"body is larger than {limit} bytes")
     return body
 
 

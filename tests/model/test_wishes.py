@@ -32,10 +32,11 @@ def test_everything_is_read() -> None:
         names.SPREAD_MAX: "3",
         names.EXPECTED_S: "90.5",
         names.PREEMPTIBLE: "false",
+        names.DECISION: "gw:7f3a",
     }
     assert set(said) == set(wishes.READ)
     assert wishes.read(said, "pod ml/w") == wishes.Wishes(
-        "ring", 8, 6, "worker", 0, "rack", "topology.kubernetes.io/zone", 2, "nvlink", "node", 3, 90.5, False
+        "ring", 8, 6, "worker", 0, "rack", "topology.kubernetes.io/zone", 2, "nvlink", "node", 3, 90.5, False, "gw:7f3a"
     )
 
 
@@ -62,6 +63,8 @@ def test_everything_is_read() -> None:
         (names.ROLE, "-"),
         (names.REQUIRED_LEVEL, ""),
         (names.SPREAD_LEVEL, "a b"),
+        (names.DECISION, "<script>"),
+        (names.DECISION, "d" * 65),
     ],
 )
 def test_a_value_that_is_none_is_refused_with_object_field_and_remedy(key: str, text: str) -> None:
