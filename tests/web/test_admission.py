@@ -30,15 +30,18 @@ class Cluster:
 
     mine: Mapping[str, bool] = field(default_factory=dict)
     gangs: str = "gang-ring"
+    namespace: str = "ml"
     given: list[str] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    called: list[Mapping[str, Any]] = field(default_factory=list)
 
     def ours(self, namespace: str, kind: str, name: str) -> bool | None:
         self.asked.append((namespace, kind, name))
         return self.mine.get(name)
 
     def gang(self, pod: Mapping[str, Any]) -> str:
-        assert pod["metadata"]["namespace"] == "ml" and isinstance(pod["metadata"]["name"], str)
+        assert pod["metadata"]["namespace"] == self.namespace and isinstance(pod["metadata"]["name"], str)
+        self.called.append(pod)
         return self.gangs
 
     def tenant(self, namespace: str) -> str:
