@@ -56,13 +56,19 @@ class Server:
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=1024)
         app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", lambda request: _answer(self._healthy))
-        app.router.add_get("/readyz", lambda request: _answer(self._ready))
+        app.router.add_get("/healthz", self._is_healthy)
+        app.router.add_get("/readyz", self._is_ready)
         return app
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, kind = await self._scraped.text(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
+
+    async def _is_healthy(self, request: web.Request) -> web.Response:
+        return await _answer(self._healthy)
+
+    async def _is_ready(self, request: web.Request) -> web.Response:
+        return await _answer(self._ready)
 
 
 async def _answer(checks: Mapping[str, Check]) -> web.Response:

@@ -1,0 +1,253 @@
+"""Rows of devices and their users, and what is written of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import prometheus_client
+import pytest
+from prometheus_client import metrics_core
+
+from dra_driver import mig, prepared
+from dra_driver.health import model, severity
+from dra_driver.metrics import dcgm, otel, own, rows, users
+from dra_driver.probe import interface
+from scheduler.model import machines
+from tests.driver import host, metrics
+
+MACHINE = host.machine("hgx-h100", mig_gpus=(1,))
+GPU, CUT, LOST = (MACHINE.gpus[i].uuid for i in (0, 1, 2))
+PROFILE = next(one for one in MACHINE.gpus[1].model.mig if one.name == "2g.20gb")
+MIB = 1 << 20
+
+
+def entry(number: int, *devices: prepared.Device, phase: prepared.Phase = prepared.Phase.COMPLETED) -> prepared.Claim:
+    uid = f"uid-{number}"
+    return prepared.Claim("ml", f"claim-{number}", uid, 1, "", phase, devices)
+
+
+def whole(index: int, share_id: str = "") -> prepared.Device:
+    gpu = MACHINE.gpus[index]
+    return prepared.Device(
+        prepared.Kind.GPU, "r", MACHINE.name, gpu.name, gpu.uuid, gpu.uuid, share_id=share_id, milli=500
+    )
+
+
+def part(start: int) -> prepared.Device:
+    gpu = MACHINE.gpus[1]
+    place = prepared.Partition(PROFILE.name, PROFILE.profile_id, start, PROFILE.memory_slices)
+    name = gpu.partition_name(PROFILE, start)
+    return prepared.Device(prepared.Kind.MIG, "r", MACHINE.name, name, gpu.uuid, "MIG-1", partition=place)
+
+
+def held(*entries: prepared.Claim) -> prepared.Checkpoint:
+    return prepared.Checkpoint("boot", claims={one.uid: one for one in entries})
+
+
+def told(*pods: object) -> users.Containers:
+    answer = metrics.messages.ListPodResourcesResponse(pod_resources=pods)
+    return users.containers(answer, host.DRIVER)
+
+
+def pod(name: str, claim: str, *devices: str, **more: str) -> object:
+    return metrics.pod(name, claim, *devices, driver=more.pop("driver", host.DRIVER), pool=MACHINE.name, **more)
+
+
+READING = interface.Reading(
+    GPU,
+    ecc_corrected=3,
+    ecc_uncorrected=1,
+    memory_total=80 * 1024 * MIB,
+    memory_used=20 * 1024 * MIB + 5,
+    utilization=42,
+    memory_utilization=7,
+    power_mw=350_500,
+    temperature=61,
+    links_down=(2, 4),
+    remap_failed=False,
+)
+
+
+def seen(**more: object) -> rows.Seen:
+    found = interface.Discovered(MACHINE, driver_release="580.65.06")
+    return rows.Seen(found, more.pop("readings", {GPU: READING}), **more)
+
+
+def text(looked: rows.Seen) -> str:
+    """Return all families in the text format."""
+
+    class Collector:
+        def collect(self) -> Iterable[metrics_core.Metric]:
+            found = list(rows.rows(looked))
+            yield from dcgm.families(found, "node-a", host.DRIVER, looked.found.driver_release)
+            yield from otel.families(found, "node-a", looked.found.driver_release)
+            yield from own.families(found, "node-a", own.Driver(1, True, ""))
+
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(Collector())
+    return prometheus_client.generate_latest(registry).decode()
+
+
+def test_values_have_the_units_of_dcgm_and_of_opentelemetry() -> None:
+    said = text(seen(xids={GPU: 79}))
+    expected = {
+        "DCGM_FI_DEV_GPU_UTIL": 42,
+        "DCGM_FI_DEV_MEM_COPY_UTIL": 7,
+        "DCGM_FI_DEV_FB_USED": 20 * 1024,
+        "DCGM_FI_DEV_FB_FREE": 60 * 1024 - 1,
+        "DCGM_FI_DEV_GPU_TEMP": 61,
+        "DCGM_FI_DEV_POWER_USAGE": 350.5,
+        "DCGM_FI_DEV_XID_ERRORS": 79,
+        "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL": 3,
+        "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": 1,
+        "DCGM_FI_DEV_ROW_REMAP_FAILURE": 0,
+        "hw_gpu_utilization_ratio": 0.42,
+        "hw_gpu_memory_limit_bytes": 80 * 1024 * MIB,
+        "hw_gpu_memory_usage_bytes": 20 * 1024 * MIB + 5,
+        "hw_power_watts": 350.5,
+        "hw_temperature_celsius": 61,
+        "muster_gpu_nvlinks_down": 2,
+    }
+    assert {name: metrics.value(said, name) for name in expected} == expected
+    assert metrics.value(said, "hw_errors_total", error_type="uncorrected") == 1
+    assert metrics.value(said, "hw_gpu_memory_utilization_ratio") == pytest.approx(0.25)
+    assert not metrics.samples(said, "DCGM_FI_DEV_ROW_REMAP_PENDING"), "what a GPU does not tell is left out"
+
+
+def test_a_device_has_the_labels_of_its_claim_pod_and_tenant() -> None:
+    used = users.users(held(entry(1, whole(0))), told(pod("train-0", "claim-1", "gpu-0")))
+    said = text(seen(used=used, tenants={("ml", "train-0"): "blue"}))
+    ((labels, _),) = metrics.samples(said, "DCGM_FI_DEV_FB_USED")
+    assert labels == {
+        "gpu": "0",
+        "UUID": GPU,
+        "pci_bus_id": MACHINE.gpus[0].pci_bus_id,
+        "device": "nvidia0",
+        "modelName": MACHINE.gpus[0].model.name,
+        "Hostname": "node-a",
+        "DCGM_FI_DRIVER_VERSION": "580.65.06",
+        "container": "main",
+        "namespace": "ml",
+        "pod": "train-0",
+        "dra_claim_name": "claim-1",
+        "dra_claim_namespace": "ml",
+        "dra_driver_name": host.DRIVER,
+        "dra_pool_name": MACHINE.name,
+        "dra_device_name": "gpu-0",
+        "tenant": "blue",
+    }
+    ((labels, _),) = metrics.samples(said, "hw_gpu_memory_usage_bytes")
+    assert (labels["k8s_pod_name"], labels["hw_id"], labels["tenant"]) == ("train-0", GPU, "blue")
+
+
+def test_a_claim_is_named_before_its_pod_is_known_and_not_after_it_is_unprepared() -> None:
+    ((labels, _),) = metrics.samples(text(seen(used=users.users(held(entry(1, whole(0))), {}))), "DCGM_FI_DEV_FB_USED")
+    assert labels["dra_claim_name"] == "claim-1" and "pod" not in labels
+    stale = told(pod("train-0", "claim-1", "gpu-0"))
+    for state in (held(), held(entry(1, whole(0), phase=prepared.Phase.STARTED))):
+        ((labels, _),) = metrics.samples(text(seen(used=users.users(state, stale))), "DCGM_FI_DEV_FB_USED")
+        assert "dra_claim_name" not in labels and "pod" not in labels
+
+
+def test_other_drivers_devices_are_not_ours() -> None:
+    assert told(pod("p", "claim-1", "gpu-0", driver="gpu.example.com")) == {}
+
+
+def test_a_shared_gpu_has_a_series_for_each_of_its_users() -> None:
+    state = held(entry(1, whole(0, "s1"), whole(0, "s2")), entry(2, whole(0, "s3")))
+    pods = (pod("a", "claim-1", "gpu-0", share="s1"), pod("a", "claim-1", "gpu-0", share="s2"))
+    used = users.users(state, told(*pods, pod("b", "claim-2", "gpu-0", share="s3")))
+    said = text(seen(used=used))
+    assert [labels["pod"] for labels, _ in metrics.samples(said, "DCGM_FI_DEV_GPU_UTIL")] == ["a", "b"]
+    assert len(metrics.samples(said, "muster_gpu_nvlinks_down")) == 1, "its own metrics are there once"
+
+
+def test_a_gpu_with_very_many_users_has_one_series() -> None:
+    state = held(*(entry(i, whole(0, f"s{i}")) for i in range(users.MAX_USERS + 1)))
+    ((labels, _),) = metrics.samples(text(seen(used=users.users(state, {}))), "DCGM_FI_DEV_GPU_UTIL")
+    assert "dra_claim_name" not in labels
+
+
+def test_a_mig_device_has_the_memory_of_its_profile_and_processes() -> None:
+    instance = mig.Instance(CUT, PROFILE.profile_id, 2, PROFILE.memory_slices, 5, 0, "MIG-1")
+    broken = replace(instance, start=4, gpu_instance=6, compute_instance=-1, uuid="")
+    reading = replace(READING, gpu_uuid=CUT, utilization=None, processes=((1, 3 * MIB, 5), (2, MIB, 5), (3, MIB, 6)))
+    used = users.users(held(entry(1, part(2))), told(pod("slice", "claim-1", part(2).name)))
+    said = text(seen(readings={CUT: reading}, instances={CUT: (instance, broken)}, used=used))
+    ((labels, used_mib),) = metrics.samples(said, "DCGM_FI_DEV_FB_USED", GPU_I_ID="5")
+    assert used_mib == 4
+    assert metrics.value(said, "DCGM_FI_DEV_FB_FREE", GPU_I_ID="5") == PROFILE.memory_mib - 4
+    assert (labels["GPU_I_PROFILE"], labels["UUID"], labels["dra_mig_device_uuid"]) == ("2g.20gb", CUT, "MIG-1")
+    assert labels["pod"] == "slice"
+    (whole_gpu,) = (each for each, _ in metrics.samples(said, "DCGM_FI_DEV_FB_USED") if "GPU_I_ID" not in each)
+    assert "pod" not in whole_gpu
+    assert not metrics.samples(said, "DCGM_FI_DEV_GPU_UTIL")
+    assert len(metrics.samples(said, "DCGM_FI_DEV_GPU_TEMP")) == 1, "the temperature is that of the GPU"
+    ((labels, _),) = metrics.samples(said, "hw_gpu_memory_limit_bytes", hw_id="MIG-1")
+    assert labels["hw_parent"] == CUT
+
+
+def test_what_is_gone_has_no_series() -> None:
+    readings = {uuid: replace(READING, gpu_uuid=uuid) for uuid in (GPU, "GPU-gone")}
+    assert {labels["UUID"] for labels, _ in metrics.samples(text(seen(readings=readings)), "DCGM_FI_DEV_GPU_UTIL")} == {
+        GPU
+    }
+
+
+def test_health_is_a_state_and_a_list_of_faults() -> None:
+    fault = model.Fault("xid", "79", severity.Severity.FATAL, 1.0, "XID 79")
+    lost = model.Health(LOST, {"xid": fault})
+    readings = {GPU: READING, LOST: interface.Reading(LOST, lost=True)}
+    said = text(seen(readings=readings, health={LOST: lost}))
+    assert metrics.value(said, "hw_status", hw_id=LOST, hw_state="failed") == 1
+    assert metrics.value(said, "hw_status", hw_id=LOST, hw_state="ok") == 0
+    assert metrics.value(said, "hw_status", hw_id=GPU, hw_state="ok") == 1
+    ((labels, _),) = metrics.samples(said, "muster_gpu_fault")
+    assert labels == {
+        "Hostname": "node-a",
+        "gpu": "2",
+        "UUID": LOST,
+        "kind": "xid",
+        "value": "79",
+        "severity": "fatal",
+    }
+    assert [each["UUID"] for each, _ in metrics.samples(said, "muster_gpu_nvlinks_down")] == [GPU]
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "told_as"), [(None, None, None), (2, 0, 2), (3, 0, 3), (3, 9, 4), (0, 0, 0)]
+)
+def test_the_fabric_has_the_states_of_dcgm(state: int | None, status: int | None, told_as: int | None) -> None:
+    reading = replace(READING, fabric_state=state, fabric_status=status)
+    found = metrics.samples(text(seen(readings={GPU: reading})), "DCGM_FI_DEV_FABRIC_MANAGER_STATUS")
+    assert [value for _, value in found] == ([] if told_as is None else [told_as])
+
+
+@pytest.mark.parametrize("kind", machines.KINDS)
+def test_series_of_a_full_node_are_bounded_and_different(kind: str) -> None:
+    machine = machines.build(kind, "node-a")
+    readings = {gpu.uuid: replace(READING, gpu_uuid=gpu.uuid) for gpu in machine.gpus}
+    said = text(rows.Seen(interface.Discovered(machine), readings))
+    lines = [line.rpartition(" ")[0] for line in said.splitlines() if not line.startswith("#")]
+    assert len(lines) == len(set(lines)) <= 40 * max(1, len(machine.gpus)) + 10
+
+
+async def test_the_kubelet_is_asked_seldom_and_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lister = metrics.Lister([pod("train-0", "claim-1", "gpu-0")])
+    socket = tmp_path / "k.sock"
+    asked = users.Kubelet(socket, host.DRIVER)
+    assert await asked.containers() == {}
+    device = users.Held("ml", "claim-1", MACHINE.name, "gpu-0")
+    monkeypatch.setattr(users, "FRESH_S", 0.0)
+    async with metrics.kubelet(socket, lister):
+        assert await asked.containers() == {device: [users.Container("ml", "train-0", "main")]}
+        monkeypatch.setattr(users, "FRESH_S", 60.0)
+        for _ in range(5):
+            await asked.containers()
+        assert lister.asked == 1
+    monkeypatch.setattr(users, "FRESH_S", 0.0)
+    assert device in await asked.containers(), "a kubelet that restarts changes nothing"
+    monkeypatch.setattr(users, "KEEP_S", 0.0)
+    assert await asked.containers() == {}
