@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,6 @@ from prometheus_client import parser
 
 from proto.podresources.v1 import podresources_v1_pb2 as messages
 from proto.podresources.v1 import podresources_v1_pb2_grpc as services
-
-Labels = Mapping[str, str]
 
 
 def samples(text: str, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
@@ -52,6 +51,25 @@ class Lister(services.PodResourcesListerServicer):
     async def List(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         self.asked += 1
         return messages.ListPodResourcesResponse(pod_resources=self.pods)
+
+
+class _Fixed(services.PodResourcesListerServicer):
+    """Tells of the same pods for ever, from a thread."""
+
+    def __init__(self, pods: Sequence[Any]) -> None:
+        self._pods = pods
+
+    def List(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return messages.ListPodResourcesResponse(pod_resources=self._pods)
+
+
+def threaded(socket: Path, pods: Sequence[Any]) -> grpc.Server:
+    """Serve pods at a socket beside a test that has no event loop; stop what is returned."""
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    services.add_PodResourcesListerServicer_to_server(_Fixed(pods), server)
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    return server
 
 
 @contextlib.asynccontextmanager
