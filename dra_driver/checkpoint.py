@@ -94,8 +94,10 @@ def replace_file(path: Path, data: bytes, point: str, *, durable: bool = True, m
             os.close(descriptor)
         faultpoint.reach(f"{point}-temporary-written")
         os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk is told without a name
         raise
     if durable:
         sync_folder(path.parent)
@@ -224,12 +226,20 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def set_aside(self) -> Path:
-        """Keep a file that cannot be read under another name, and go on as if there were none."""
+    def set_aside(self, fresh: prepared.Checkpoint = prepared.Checkpoint()) -> Path:
+        """Put another checkpoint in the place of a file that cannot be read, and keep that one under another name.
+
+        A crash or a full disk on the way leaves it where it is: a later start must not take the node for an empty one.
+        """
         with self._locked():
             kept = self.path.with_name(f"{self.path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-            os.replace(self.path, kept)
-            sync_folder(self.path.parent)
+            kept.unlink(missing_ok=True)
+            os.link(self.path, kept)
+            try:
+                self._put(fresh)
+            except OSError:
+                kept.unlink()
+                raise
         return kept
 
 

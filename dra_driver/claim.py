@@ -135,8 +135,11 @@ def read(obj: Mapping[str, Any], reference: Reference, driver: str) -> ResourceC
     allocation = (obj.get("status") or {}).get("allocation")
     if not allocation:
         raise ClaimError(f"{reference}: status.allocation is empty; the claim is not allocated")
-    devices = allocation.get("devices") or {}
-    results = tuple(_result(row) for row in devices.get("results") or () if row.get("driver") == driver)
+    try:
+        devices = allocation.get("devices") or {}
+        results = tuple(_result(row) for row in devices.get("results") or () if row.get("driver") == driver)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ClaimError(f"{reference}: status.allocation.devices is malformed: {error!r}") from error
     if not results:
         raise ClaimError(f"{reference}: status.allocation.devices.results has no device of {driver}")
     if len(results) > MAX_RESULTS:

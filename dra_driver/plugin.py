@@ -72,7 +72,7 @@ class Plugin:
         valid, answers = _checked(references)
         found = await asyncio.gather(*(self._read(reference, deadline) for reference in valid))
         with_gpus = sum(not isinstance(wanted, str) and self._state.may_have_gpus(wanted) for wanted in found)
-        tasks: dict[str, asyncio.Task[prepared.Claim]] = {}
+        tasks: dict[claim.Reference, asyncio.Task[prepared.Claim]] = {}
         for reference, wanted in zip(valid, found, strict=True):
             if isinstance(wanted, str):
                 answers[reference.uid] = wanted
@@ -80,7 +80,7 @@ class Plugin:
                 answers[reference.uid] = f"{reference}: is being unprepared; a later call prepares it"
             else:
                 work = self._state.prepare(reference, wanted, alone=with_gpus <= 1)
-                tasks[reference.uid] = _joined(self._preparing, reference.uid, work)
+                tasks[reference] = _joined(self._preparing, reference.uid, work)
         answers |= await self._answers(tasks, deadline, "prepared")
         for answer in answers.values():
             if isinstance(answer, prepared.Claim):
@@ -91,8 +91,8 @@ class Plugin:
         """Return an error, or "", for each claim, by UID."""
         deadline = time.monotonic() + within_s - MARGIN_S
         valid, answers = _checked(references)
-        tasks: dict[str, asyncio.Task[None]] = {
-            reference.uid: _joined(self._unpreparing, reference.uid, self._state.unprepare(reference.uid))
+        tasks: dict[claim.Reference, asyncio.Task[None]] = {
+            reference: _joined(self._unpreparing, reference.uid, self._state.unprepare(reference.uid))
             for reference in valid
         }
         done = await self._answers(tasks, deadline, "unprepared")
@@ -113,15 +113,19 @@ class Plugin:
         try:
             async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
                 return await self._state.wanted(reference)
-        except state.EXPECTED as error:  # a deadline that passed is an OSError too
-            return str(error) or f"{reference}: the API server did not answer in time"
+        except TimeoutError:
+            return f"{reference}: the API server did not answer in time"
+        except Exception as error:  # one claim that cannot be read must not fail the others of its pod
+            return _told(reference, error)
 
-    async def _answers(self, tasks: Mapping[str, asyncio.Task[Any]], deadline: float, verb: str) -> dict[str, Any]:
-        """Wait for tasks until the deadline; return results, and errors as texts."""
+    async def _answers(
+        self, tasks: Mapping[claim.Reference, asyncio.Task[Any]], deadline: float, verb: str
+    ) -> dict[str, Any]:
+        """Wait for tasks until the deadline; return results, and errors as texts, by UID."""
         if not tasks:
             return {}
         await asyncio.wait(tasks.values(), timeout=max(0.1, deadline - time.monotonic()))
-        return {uid: _answer(uid, task, verb) for uid, task in tasks.items()}
+        return {reference.uid: _answer(reference, task, verb) for reference, task in tasks.items()}
 
     async def serve(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any], claims: Sequence[Any]
@@ -204,16 +208,20 @@ def _joined(running: dict[str, asyncio.Task[T]], uid: str, work: Coroutine[Any, 
     return task
 
 
-def _answer(uid: str, task: asyncio.Task[Any], verb: str) -> Any:
+def _answer(reference: claim.Reference, task: asyncio.Task[Any], verb: str) -> Any:
     """Return what a task made, or the text of its error."""
     if not task.done():
-        return f"claim {uid}: not {verb} within the deadline; the work goes on and the next call waits for it"
+        return f"{reference}: not {verb} within the deadline; the work goes on and the next call waits for it"
     if task.cancelled():
-        return f"claim {uid}: not {verb}: the driver is stopping; the next instance continues"
+        return f"{reference}: not {verb}: the driver is stopping; the next instance continues"
     error = task.exception()
-    if error is None:
-        return task.result()
-    if isinstance(error, state.EXPECTED):
-        return str(error) or f"claim {uid}: {type(error).__name__}"
-    log.error("defect of the driver", claim=uid, exc_info=error)
-    return f"claim {uid}: defect of the driver: {type(error).__name__}: {error}"
+    return task.result() if error is None else _told(reference, error)
+
+
+def _told(reference: claim.Reference, error: BaseException) -> str:
+    """Return the text of an error, which begins with the name of the claim."""
+    if not isinstance(error, state.EXPECTED):
+        log.error("defect of the driver", claim=str(reference), exc_info=error)
+        return f"{reference}: defect of the driver: {type(error).__name__}: {error}"
+    text = str(error) or type(error).__name__
+    return text if text.startswith(f"{reference}:") else f"{reference}: {text}"

@@ -35,16 +35,28 @@ class Recovery:
             log.info("another boot of the node", before=found.boot_id, now=self.boot_id, claims=len(found.claims))
         await asyncio.gather(*(self._restore(uid) for uid in found.claims))
         if found.boot_id != self.boot_id:
+            await self._note_boot()
+
+    async def _note_boot(self) -> None:
+        """Write the boot down; without it the next start brings everything into order once more, which does no harm."""
+        try:
             await self.state.parts.store.change(lambda c: replace(c, boot_id=self.boot_id))
+        except OSError as error:
+            log.error("the boot is not noted in the checkpoint", error=str(error))
+            self.tell("CheckpointNotWritten", f"{error}; claims cannot be prepared until it can be written")
 
     async def _read(self) -> None:
         store = self.state.parts.store
         try:
             store.read()
         except checkpoint.CheckpointError as error:
-            kept = store.set_aside()
+            kept = store.set_aside(prepared.Checkpoint(rebuilding=True))
             log.error("the checkpoint cannot be read", error=str(error), kept=str(kept))
             self.tell("CheckpointCorrupt", f"{error}; kept as {kept.name}; rebuilt from claims and MIG instances")
+            return
+        if not store.path.exists() and self.state.parts.cdi.claims():
+            log.error("the checkpoint is gone, but there are CDI files of prepared claims", file=str(store.path))
+            self.tell("CheckpointLost", f"{store.path} is gone; rebuilt from claims and MIG instances")
             await store.change(lambda c: replace(c, rebuilding=True))
 
     async def _restore(self, uid: ClaimUid) -> None:

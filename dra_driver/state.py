@@ -42,6 +42,7 @@ class UnreachableError(RuntimeError):
 
 
 EXPECTED = (
+    checkpoint.CheckpointError,
     claim.ClaimError,
     host_files.HostFileError,
     mig.HardwareError,
