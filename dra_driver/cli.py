@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ import click
 import pydantic
 import yaml
 
-from dra_driver import app, checkpoint, mig
+from dra_driver import app, checkpoint, mig, sockets
 from dra_driver.commands import discover, slices
 from dra_driver.config import Config
 from dra_driver.probe import nvml, roots
+from scheduler.apiserver import access
 
 MAX_FILE = 1024 * 1024
+STOPPING = (mig.HardwareError, sockets.SocketError, checkpoint.CheckpointError, access.KubeconfigError, OSError)
+"""What keeps the driver from working and is told in a sentence; anything else is a defect and told with its traceback."""
 
 
 def _file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -78,10 +81,25 @@ def run(**values: Any) -> None:
     config = configured(values)
     app.set_up_logs(config.log_level)
     try:
+        _ = config.sockets  # a path that is too long is told before anything is started
         probe = nvml.NvmlProbe(roots.Root(config.root), config.node_name, config.library)
-    except (mig.HardwareError, OSError) as error:
+        asyncio.run(app.run(config, probe))
+    except STOPPING as error:
         raise click.ClickException(str(error)) from error
-    asyncio.run(app.run(config, probe))
+    except BaseExceptionGroup as group:
+        known, others = group.split(STOPPING)
+        if known is None or others is not None:
+            raise
+        raise click.ClickException("; ".join(str(error) for error in _leaves(known))) from group
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    """Yield the errors of a group and of the groups in it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 main.add_command(discover.discover)
