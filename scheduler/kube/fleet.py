@@ -1,0 +1,321 @@
+"""The machines of the cluster: from nodes, slices and taints to the fleet that gangs are placed on.
+
+Machines are kept decoded. What changes marks its node, and compiling decodes the marked nodes only; where neither a
+machine nor its place changed, the very same `Scoring` comes back.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from scheduler.kube import names, part, places, taint_rule
+from scheduler.kube import node as nodes
+from scheduler.model import claim, device, extended, fabric, levels, nvidia_slices, slices
+from scheduler.model import node as machines
+from scheduler.placement import policy, scoring, target
+from scheduler.snapshot import topology
+
+EXTENDED = f"{extended.GPU_RESOURCE}:"
+"""Before the product of GPUs that are an extended resource, so that no claim is planned on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the administrator may set.
+
+    Attributes
+    ----------
+    level_labels : tuple of str
+        Node labels, coarsest first; empty takes those of Kueue's Topologies and the conventions of `scheduler.model.levels`.
+    paths : Paths
+        A fabric file. Takes the place of all labels where it has levels; the NVLink domain stays a level.
+    drivers : tuple of str
+        Whose devices are planned.
+    tolerated : tuple of str
+        Node taints that all pods with GPUs tolerate: keys, and prefixes ending in "/".
+    """
+
+    level_labels: tuple[str, ...] = ()
+    paths: places.Paths = field(default_factory=places.Paths)
+    drivers: tuple[str, ...] = (claim.DRIVER, nvidia_slices.DRIVER)
+    tolerated: tuple[str, ...] = nodes.TOLERATED
+
+
+@dataclass(frozen=True, slots=True)
+class LevelOrder:
+    """A Kueue Topology: node labels, coarsest first."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+def read_topology(item: Mapping[str, Any]) -> LevelOrder:
+    """Project a Topology of ``kueue.x-k8s.io``."""
+    keys = (one["nodeLabel"] for one in (item.get("spec") or {}).get("levels") or ())
+    return LevelOrder(item["metadata"]["name"], tuple(key for key in keys if key != levels.HOSTNAME))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A node with its devices as published.
+
+    Attributes
+    ----------
+    topology : NodeTopology
+        Complete: CPU, memory and pods are what the node can allocate.
+    driver : str
+        Who published the devices, "" where they are an extended resource or none. The pool has the node's name.
+    contents : tuple of Content
+        The device entries, shared by all nodes of one shape.
+    identities : dict of (device, attribute) to value
+    taints : tuple of (device, Taint)
+        Those that keep pods off, without that of ownership.
+    """
+
+    topology: machines.NodeTopology
+    driver: str = ""
+    contents: tuple[part.Content, ...] = ()
+    identities: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    taints: tuple[tuple[str, part.Taint], ...] = ()
+
+    def devices(self) -> dict[str, claim.Device]:
+        """Return every device that can be allocated by its name; none where GPUs are an extended resource."""
+        return claim.devices(self.topology) if self.driver else {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compiled:
+    """A fleet ready to be placed on.
+
+    Attributes
+    ----------
+    scoring : Scoring
+        The same object as before where only taints and states of nodes changed.
+    rejected : dict of node to reason
+        Nodes that are left out of the fleet.
+    closed : dict of node to reason
+        Nodes of the fleet on which nothing new can start: cordoned, not ready, tainted, being deleted.
+    failed : tuple of (node, GPU)
+        GPUs that a taint keeps off, ascending.
+    tainted : tuple of (node, device, Taint)
+        All devices that a taint keeps off: partitions, NICs and accelerators too.
+    spellings : dict of str to str
+        Level of everything that users may write for it.
+    """
+
+    scoring: scoring.Scoring
+    rejected: Mapping[str, str]
+    closed: Mapping[str, str]
+    failed: tuple[tuple[str, int], ...]
+    tainted: tuple[tuple[str, str, part.Taint], ...]
+    spellings: Mapping[str, str]
+
+    @property
+    def topology(self) -> topology.Topology:
+        """Return the compiled fleet itself."""
+        return self.scoring.topology
+
+
+Value = nodes.Node | part.Part | taint_rule.Rule | LevelOrder
+
+
+@dataclass(slots=True, eq=False)
+class Fleet:
+    """All nodes with their devices, as far as they were told.
+
+    Attributes
+    ----------
+    dirty : set of str
+        Nodes to look at again.
+    generation : int
+        Counts the topologies compiled.
+    """
+
+    options: Options = field(default_factory=Options)
+    dirty: set[str] = field(default_factory=set)
+    generation: int = 0
+    _nodes: dict[str, nodes.Node] = field(default_factory=dict)
+    _parts: dict[str, dict[str, part.Part]] = field(default_factory=dict)
+    _rules: dict[str, taint_rule.Rule] = field(default_factory=dict)
+    _orders: dict[str, LevelOrder] = field(default_factory=dict)
+    _machines: dict[str, Machine] = field(default_factory=dict)
+    _problems: dict[str, str] = field(default_factory=dict)
+    _templates: dict[tuple[object, ...], machines.NodeTopology] = field(default_factory=dict)
+    _stale: bool = True
+    _places: places.Places = field(default_factory=places.Places)
+    _scoring: scoring.Scoring | None = None
+    _topology: topology.Topology | None = None
+
+    def update(self, value: Value) -> None:
+        """Take a new or changed node, slice, taint rule or Kueue Topology."""
+        match value:
+            case nodes.Node(name=name):
+                self._nodes[name] = value
+                self.dirty.add(name)
+            case part.Part(name=name, node=owner):
+                self._parts.setdefault(owner, {})[name] = value
+                self.dirty.add(owner)
+            case taint_rule.Rule(name=name):
+                self._rules[name] = value
+            case LevelOrder(name=name):
+                self._orders[name] = value
+                self._stale = True
+
+    def remove(self, value: Value) -> None:
+        """Forget a node, slice, taint rule or Kueue Topology."""
+        match value:
+            case nodes.Node(name=name):
+                self._nodes.pop(name, None)
+                self.dirty.add(name)
+            case part.Part(name=name, node=owner):
+                self._parts.get(owner, {}).pop(name, None)
+                self.dirty.add(owner)
+            case taint_rule.Rule(name=name):
+                self._rules.pop(name, None)
+            case LevelOrder(name=name):
+                self._orders.pop(name, None)
+                self._stale = True
+
+    def compile(
+        self, chosen: policy.ScoringPolicy, expected: target.TargetWorkload | None = None, seed: int = 0
+    ) -> Compiled:
+        """Bring the fleet up to date and return it, ready to be placed on. Bad nodes are left out, never an error."""
+        self.refresh()
+        found = self._topology
+        if found is None or self._stale:
+            found = self._topology = self._compiled()
+            self._stale, self._scoring = False, None
+        ready = self._scoring
+        if ready is None or (ready.policy, ready.seed) != (chosen, seed) or (expected and ready.target != expected):
+            ready = self._scoring = scoring.compile_scoring(chosen, found, expected, seed)
+        tainted = tuple(self._tainted())
+        return Compiled(
+            scoring=ready,
+            rejected={**self._problems, **self._places.rejected},
+            closed=self._closed(),
+            failed=tuple(sorted({(name, gpu) for name, found, _ in tainted for gpu in self._gpus(name, found)})),
+            tainted=tainted,
+            spellings=levels.spellings(self._places.named),
+        )
+
+    def refresh(self) -> None:
+        """Decode the nodes that changed; `machine` and `machines` are up to date then."""
+        for name in sorted(self.dirty):
+            self._refresh(name)
+        self.dirty.clear()
+
+    def machine(self, name: str) -> Machine | None:
+        """Return a node of the fleet, None for one that is unknown or left out."""
+        return None if name in self._places.rejected else self._machines.get(name)
+
+    def machines(self) -> Iterator[Machine]:
+        """Yield the nodes by name, those without devices too."""
+        return (self._machines[name] for name in sorted(self._machines) if name not in self._places.rejected)
+
+    def node(self, name: str) -> nodes.Node | None:
+        """Return the projection of a node."""
+        return self._nodes.get(name)
+
+    def _refresh(self, name: str) -> None:
+        """Decode one node again."""
+        before = self._machines.pop(name, None)
+        self._problems.pop(name, None)
+        if name not in self._nodes:
+            self._stale |= before is not None
+            return
+        try:
+            after = self._decoded(self._nodes[name])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._problems[name] = str(error) or type(error).__name__
+            self._stale |= before is not None
+            return
+        self._machines[name] = after
+        self._stale |= before is None or before.topology != after.topology
+
+    def _decoded(self, node: nodes.Node) -> Machine:
+        """Return a node with the devices of the pool that has most GPUs."""
+        found = [self._pool(node, driver, parts) for driver, parts in self._pools(node.name).items()]
+        best = max(found, key=lambda one: len(one.topology.gpus), default=None)
+        if best is None:
+            count = dict(node.extended).get(extended.GPU_RESOURCE, 0)
+            best = Machine(extended.machine(node.name, dict(node.labels), count, EXTENDED))
+        return replace(best, topology=_on_node(best, node))
+
+    def _pools(self, name: str) -> dict[str, list[part.Part]]:
+        """Group the slices of a node by driver, in the drivers' order."""
+        parts = self._parts.get(name, {}).values()
+        grouped = {driver: [one for one in parts if one.driver == driver] for driver in self.options.drivers}
+        return {driver: found for driver, found in grouped.items() if found}
+
+    def _pool(self, node: nodes.Node, driver: str, parts: list[part.Part]) -> Machine:
+        """Return what one driver published, as a machine of its shape; a shape seen before is not decoded again."""
+        for one in parts:
+            if one.pool != node.name:
+                raise ValueError(
+                    f"slice {one.name}: spec.pool.name: is {one.pool}; a pool must be named after its node"
+                )
+        current = part.newest(parts)
+        contents = tuple(one.content for one in current)
+        template = self._templates.get((driver, *contents))
+        if template is None:
+            template = slices.decode(part.pool_slices(current))
+            self._templates[driver, *contents] = template
+        identities = {(found, key): value for one in current for found, key, value in one.identities}
+        taints = tuple((found, taint) for one in current for found, taint in one.taints if _bars(taint))
+        return Machine(template, driver, contents, identities, taints)
+
+    def _compiled(self) -> topology.Topology:
+        """Compile the tree of domains over all machines that fit into it."""
+        found = {name: one.topology for name, one in sorted(self._machines.items())}
+        orders = [order.labels for _, order in sorted(self._orders.items())]
+        self._places = places.places(found, self.options.paths, self.options.level_labels, orders)
+        kept = {name: found[name] for name in self._places.paths}
+        self.generation += 1
+        tree = fabric.from_paths(kept, self._places.paths, list(self._places.named.values()))
+        return topology.compile_topology(tree, self.generation)
+
+    def _closed(self) -> dict[str, str]:
+        """Return why nothing can start on some nodes."""
+        reasons = {name: nodes.closed(self._nodes[name], self.options.tolerated) for name in sorted(self._machines)}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def _tainted(self) -> Iterator[tuple[str, str, part.Taint]]:
+        """Yield the devices that a taint keeps off, by node."""
+        rules = [(rule, rule.taint) for _, rule in sorted(self._rules.items()) if rule.taint and _bars(rule.taint)]
+        for one in self.machines():
+            name = one.topology.name
+            yield from ((name, found, taint) for found, taint in one.taints)
+            for rule, taint in rules:
+                if rule.driver in ("", one.driver) and rule.pool in ("", name):
+                    yield from ((name, found, taint) for found in one.devices() if rule.device in ("", found))
+
+    def _gpus(self, name: str, found: str) -> Iterator[int]:
+        """Yield the GPU that a device name means, if it is a whole GPU."""
+        yield from (gpu.index for gpu in self._machines[name].topology.gpus if gpu.name == found)
+
+
+def _bars(taint: part.Taint) -> bool:
+    """Tell whether a taint is a fault of the device rather than our mark of ownership."""
+    return taint.effect == "NoExecute" or taint.key != names.OWNED
+
+
+def _on_node(one: Machine, node: nodes.Node) -> machines.NodeTopology:
+    """Return the machine of a shape as one node, with its own name, identities and room."""
+    return replace(
+        one.topology,
+        name=node.name,
+        gpus=tuple(_identified(one)) if one.driver else one.topology.gpus,
+        cpu_milli=node.cpu_milli,
+        memory_mib=node.memory_mib,
+        max_pods=node.max_pods,
+        labels=node.labels,
+    )
+
+
+def _identified(one: Machine) -> Iterator[device.Gpu]:
+    """Yield the GPUs of a shape with the identities of one node."""
+    known = one.identities
+    parents = {name.partition("-mig-")[0]: value for (name, key), value in known.items() if key == "parentUUID"}
+    for gpu in one.topology.gpus:
+        uuid = known.get((gpu.name, "uuid"), parents.get(gpu.name, ""))
+        yield replace(gpu, uuid=uuid, fabric_id=known.get((gpu.name, "nvlinkDomain"), ""))
