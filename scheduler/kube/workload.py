@@ -15,7 +15,8 @@ class Identity:
     name : str
         Name of the GangPlacement: ``jobset-x``, ``job-x``, ``lws-x-0``, ``podgroup-x``, ``gang-x``, ``pod-x``.
     kind : str
-        ``JobSet``, ``Job``, ``LeaderWorkerSet``, ``PodGroup``, ``Annotated``, ``Pod``.
+        ``JobSet``, ``Job``, ``LeaderWorkerSet``, ``PodGroup``, ``SigsPodGroup`` (scheduling.x-k8s.io),
+        ``KueuePodGroup``, ``Annotated``, ``Pod``.
     owner : str
         Name of the object that tells about the gang (the JobSet, say).
     """
@@ -41,6 +42,27 @@ class Member:
     pod: pods.Pod
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Within:
+    """A domain that pods of a role must be in, because somebody else has said so already.
+
+    Attributes
+    ----------
+    level : str
+        Node label, or level name as the user wrote it.
+    domain : str
+        Value of that label; "" for the domain that `node` is in.
+    count : int
+        How many of the role's pods go there; 0 for all.
+    """
+
+    role: str
+    level: str
+    domain: str = ""
+    node: str = ""
+    count: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What is known of a gang now.
@@ -59,6 +81,8 @@ class Workload:
         What is missing, in plain words: "3 of 8 pods", "claims of pod ml/w-0".
     problem : str
         A contradiction, naming object, field and remedy; "" for none.
+    within : tuple of Within
+        Domains that are decided already: by Kueue's topology assignment, or by where the leader runs.
     """
 
     identity: Identity
@@ -68,3 +92,9 @@ class Workload:
     missing: int = 0
     waiting_for: str = ""
     problem: str = ""
+    within: tuple[Within, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the gang may be planned."""
+        return self.gang is not None and not (self.missing or self.waiting_for or self.problem)
