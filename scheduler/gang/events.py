@@ -62,18 +62,20 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class GangResized:
-    """A gang asks for other pods than before: fewer, more, or other ones where it does not run yet."""
+class GangChanged:
+    """A gang asks for other pods than before: fewer, more, or some in the place of others that are gone.
+
+    Attributes
+    ----------
+    gang : Gang
+        As it is now.
+    stays : tuple of int
+        For each rank of a running gang the rank that the same pod had before, -1 for a pod that needs devices; longer or
+        shorter than the gang is a fault of the shell. Not read for a gang that waits.
+    """
 
     gang: gangs.Gang
-
-
-@dataclass(frozen=True, slots=True)
-class MembersLost:
-    """Pods of a running gang are gone and will be replaced, by rank."""
-
-    name: str
-    ranks: tuple[int, ...]
+    stays: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +172,7 @@ Event = (
     | Bound
     | BindFailed
     | Adopted
-    | GangResized
-    | MembersLost
+    | GangChanged
     | Occupied
     | Vacated
     | NodeCordoned
@@ -201,10 +202,8 @@ def describe(event: Event) -> str:
             return f"bind failed {name}"
         case Adopted(gang):
             return f"found {gang.name}"
-        case GangResized(gang):
-            return f"resized {gang.name}"
-        case MembersLost(name, ranks):
-            return f"{len(ranks)} pods of {name} lost"
+        case GangChanged(gang):
+            return f"changed {gang.name}"
         case Occupied(holder, node):
             return f"{holder} holds devices of {node}"
         case Vacated(holder):

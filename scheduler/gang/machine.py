@@ -170,10 +170,8 @@ class Machine:
                 return self._bind_failed(name, now)
             case events.Adopted(gang, grants, confirmed):
                 return self._adopt(gang, grants, confirmed, now)
-            case events.GangResized(gang):
-                return self._resize(gang, now)
-            case events.MembersLost(name, ranks):
-                return self._lose(name, ranks, now)
+            case events.GangChanged(gang, stays):
+                return self._change(gang, stays, now)
             case events.Occupied(holder, node, use):
                 return self.foreign.put(self.snapshot, holder, node, use)
             case events.Vacated(holder):
@@ -282,7 +280,7 @@ class Machine:
         self._keep(gang, found, number, now, confirmed)
         return waiting is not None
 
-    def _resize(self, gang: gangs.Gang, now: float) -> bool:
+    def _change(self, gang: gangs.Gang, stays: tuple[int, ...], now: float) -> bool:
         """Let a gang have other pods: at once while it waits, as far as there is room while it runs."""
         entry = self.queue.waiting.get(gang.name)
         if entry is not None:
@@ -296,24 +294,17 @@ class Machine:
         if gang.name not in self.held:
             return False
         one = self.held[gang.name]
-        kept = refill.kept(one.gang, gang, one.placement.grants)
-        if one.gang == gang and len(kept) == len(one.placement.grants):
-            return False
-        return self._refill(one, gang, kept, now, give_up=False)
-
-    def _lose(self, name: str, ranks: tuple[int, ...], now: float) -> bool:
-        """Find other devices for pods that are gone, beside those which still run; else the whole gang goes."""
-        if name not in self.held:
-            return False
-        one = self.held[name]
         grants = one.placement.grants
-        kept = {rank: grant for rank, grant in enumerate(grants) if rank not in ranks}
-        return len(kept) < len(grants) and self._refill(one, one.gang, kept, now, give_up=True)
+        kept = {rank: grants[old] for rank, old in enumerate(stays) if 0 <= old < len(grants)}
+        if one.gang == gang and stays == tuple(range(len(grants))):
+            return False
+        return self._refill(one, gang, kept, now)
 
-    def _refill(
-        self, one: holdings.Holding, gang: gangs.Gang, kept: dict[int, state.Grant], now: float, give_up: bool
-    ) -> bool:
-        """Keep some grants of a held gang and find the others; without room evict it, or let it run as it is."""
+    def _refill(self, one: holdings.Holding, gang: gangs.Gang, kept: dict[int, state.Grant], now: float) -> bool:
+        """Keep some grants of a held gang and find the others.
+
+        Without room the gang runs on with what stays where that is its minimum, and is evicted where it is less.
+        """
         stays = {id(grant) for grant in kept.values()}
         gone = [grant for grant in one.placement.grants if id(grant) not in stays]
         for grant in gone:
@@ -321,9 +312,11 @@ class Machine:
         found = refill.fill(self.snapshot, gang, kept, self.scoring, self.tiers)
         if isinstance(found, placement.Placement):
             self._exchange(one, gang, found, kept, now)
-        elif give_up:
+            self._settle(gone)
+        elif len(kept) < gang.minimum and len(kept) < len(one.placement.grants):
             self._forget_holding(one)
             self._give_back(tuple(kept.values()))
+            self._settle(gone)
             self._enqueue(gang, one.number, now)
             self._out.append(effects.Evict(gang, one.placement, effects.Eviction.MEMBER_LOST, self._because))
         else:
@@ -559,10 +552,11 @@ class Machine:
         for reason, victims in self._victims(entry.gang):
             found = preempt.preempt(self.snapshot, entry.gang, self.scoring, victims, self.tiers)
             if isinstance(found, preempt.Preemption):
+                contested = bool(self.foreign.short)
                 for victim in found.victims:
                     self._evict(self.held[victim.gang.name], reason, now)
-                self._start(entry, found.placement, now)
-                return True
+                # Strangers may have had a right to what the victims held; then the plan is asked anew.
+                return self._try(entry, now) if contested else self._started(entry, found.placement, now)
         return False
 
     def _victims(self, gang: gangs.Gang) -> Iterator[tuple[effects.Eviction, Sequence[clearing.Running]]]:
@@ -591,6 +585,10 @@ class Machine:
             if borrowed:
                 yield effects.Eviction.RECLAIMED, borrowed
 
+    def _started(self, entry: queues.Waiting, found: placement.Placement, now: float) -> bool:
+        self._start(entry, found, now)
+        return True
+
     def _start(self, entry: queues.Waiting, found: placement.Placement, now: float) -> None:
         """Take the devices of a whole gang and say so."""
         gang = entry.gang
@@ -611,8 +609,12 @@ class Machine:
     def _give_back(self, grants: Collection[state.Grant]) -> None:
         for grant in grants:
             self.snapshot.release(grant)
+        self._settle(grants)
+
+    def _settle(self, freed: Collection[state.Grant]) -> None:
+        """Let strangers have what they hold in truth, where grants were given back."""
         if self.foreign.short:
-            for node in {self.scoring.topology.nodes[grant.node].name for grant in grants}:
+            for node in sorted({self.scoring.topology.nodes[grant.node].name for grant in freed}):
                 self.foreign.settle(self.snapshot, node)
 
     def _evict(self, one: holdings.Holding, why: effects.Eviction, now: float, release: bool = True) -> None:

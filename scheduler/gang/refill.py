@@ -80,18 +80,6 @@ def located(
     )
 
 
-def kept(before: gangs.Gang, after: gangs.Gang, grants: Sequence[state.Grant]) -> dict[int, state.Grant]:
-    """Return the grants that stay when a gang changes, by new rank.
-
-    Notes
-    -----
-    A pod stays when its role still asks for the same and still has its index.
-    """
-    had = {(role.name, role.request, index): rank for rank, role, index in before.ranks() if rank < len(grants)}
-    found = ((rank, had.get((role.name, role.request, index))) for rank, role, index in after.ranks())
-    return {rank: grants[old] for rank, old in found if old is not None}
-
-
 def hold_all(snapshot: state.Snapshot, grants: Sequence[state.Grant]) -> str:
     """Take all grants, also on nodes that are down, or none; say what is not free, "" when all were taken."""
     taken: list[state.Grant] = []

@@ -15,6 +15,7 @@ from tests.placement import fleets
 
 NAMES = tuple(f"r{r}n{i}" for r in range(2) for i in range(3))
 FULL = state.FULL
+LOST_1 = (0, -1, 2)
 
 
 def core(**fields: Any) -> machine.Machine:
@@ -120,7 +121,9 @@ def test_a_lost_pod_is_replaced_inside_the_required_domain() -> None:
     started = only(one.handle(events.GangSubmitted(gang("g", 2, required="rack")), 0), effects.Start)
     before = nodes_of(started.placement, one)
     one.handle(events.NodeCordoned(before[1]), 1)
-    refilled = only(one.handle(events.MembersLost("g", (1,)), 2), effects.Refill)
+    refilled = only(
+        one.handle(events.GangChanged(one.held["g"].gang, LOST_1[: one.held["g"].gang.size]), 2), effects.Refill
+    )
     after = nodes_of(refilled.placement, one)
     assert refilled.ranks == (1,) and after[0] == before[0]
     assert after[1] != before[1] and after[1][:2] == before[0][:2]
@@ -132,7 +135,7 @@ def test_a_lost_pod_without_room_in_the_domain_takes_the_whole_gang_along() -> N
     started = only(one.handle(events.GangSubmitted(gang("g", 3, required="rack")), 0), effects.Start)
     before = nodes_of(started.placement, one)
     one.handle(events.NodeCordoned(before[1]), 1)
-    answer = one.handle(events.MembersLost("g", (1,)), 2)
+    answer = one.handle(events.GangChanged(one.held["g"].gang, LOST_1[: one.held["g"].gang.size]), 2)
     assert [type(effect) for effect in answer] == [effects.Evict, effects.Start]
     assert answer[0].reason is effects.Eviction.MEMBER_LOST
     assert {name[:2] for name in nodes_of(answer[1].placement, one)} != {before[0][:2]}
@@ -142,10 +145,10 @@ def test_a_lost_pod_without_room_in_the_domain_takes_the_whole_gang_along() -> N
 def test_a_running_gang_grows_beside_itself_and_shrinks_from_the_end() -> None:
     one = core()
     first = only(one.handle(events.GangSubmitted(gang("g", 2, required="rack")), 0), effects.Start)
-    grown = only(one.handle(events.GangResized(gang("g", 3, required="rack")), 1), effects.Refill)
+    grown = only(one.handle(events.GangChanged(gang("g", 3, required="rack"), (0, 1, -1)), 1), effects.Refill)
     assert grown.ranks == (2,) and grown.placement.grants[:2] == first.placement.grants
-    assert one.handle(events.GangResized(gang("g", 3, required="rack")), 2) == []
-    shrunk = only(one.handle(events.GangResized(gang("g", 1, required="rack")), 3), effects.Refill)
+    assert one.handle(events.GangChanged(gang("g", 3, required="rack"), (0, 1, 2)), 2) == []
+    shrunk = only(one.handle(events.GangChanged(gang("g", 1, required="rack"), (0,)), 3), effects.Refill)
     assert shrunk.ranks == () and one.snapshot.free_gpus == 20
     one.check_invariants()
 
@@ -153,7 +156,7 @@ def test_a_running_gang_grows_beside_itself_and_shrinks_from_the_end() -> None:
 def test_growth_without_room_leaves_the_gang_as_it_is_and_says_why() -> None:
     one = core()
     one.handle(events.GangSubmitted(gang("g", 3, required="rack")), 0)
-    waits = only(one.handle(events.GangResized(gang("g", 4, required="rack")), 1), effects.Wait)
+    waits = only(one.handle(events.GangChanged(gang("g", 4, required="rack"), (0, 1, 2, -1)), 1), effects.Wait)
     assert (waits.rejection.missing, waits.rejection.resource) == (4, "GPUs")
     assert one.held["g"].gang.size == 3
     one.check_invariants()
@@ -164,7 +167,7 @@ def test_a_waiting_gang_that_shrinks_may_start() -> None:
     for name in NAMES[:4]:
         one.handle(events.Occupied(name, name, gpus(1)), 0)
     only(one.handle(events.GangSubmitted(gang("g", 3)), 0), effects.Wait)
-    only(one.handle(events.GangResized(gang("g", 2)), 1), effects.Start)
+    only(one.handle(events.GangChanged(gang("g", 2)), 1), effects.Start)
 
 
 def test_segments_are_refilled_beside_their_mates() -> None:
@@ -172,7 +175,7 @@ def test_segments_are_refilled_beside_their_mates() -> None:
     role = gangs.Role("w", 4, request.PodRequest(gpus=4), segment=gangs.Segment(2, "rack"))
     started = only(one.handle(events.GangSubmitted(gangs.Gang("g", (role,))), 0), effects.Start)
     before = nodes_of(started.placement, one)
-    refilled = only(one.handle(events.MembersLost("g", (3,)), 1), effects.Refill)
+    refilled = only(one.handle(events.GangChanged(one.held["g"].gang, (0, 1, 2, -1)), 1), effects.Refill)
     assert nodes_of(refilled.placement, one)[3][:2] == before[2][:2]
 
 
@@ -187,8 +190,8 @@ class Live(RuleBasedStateMachine):
         self.now += 0.5
         for effect in self.core.handle(event, self.now):
             if isinstance(effect, effects.Refill):
-                assert self.core.held[effect.gang.name].placement is effect.placement
                 assert len(effect.placement.grants) == effect.gang.size
+                assert all(rank < effect.gang.size for rank in effect.ranks)
 
     def name(self, pick: int) -> str:
         known = sorted({one.gang.name for one in self.core.held} | set(self.core.queue.waiting))
@@ -208,16 +211,13 @@ class Live(RuleBasedStateMachine):
     def finish(self, pick: int) -> None:
         self.tell(events.GangFinished(self.name(pick)))
 
-    @rule(pick=st.integers(0, 9), pods=st.integers(1, 5))
-    def resize(self, pick: int, pods: int) -> None:
+    @rule(pick=st.integers(0, 9), pods=st.integers(1, 5), stays=st.permutations(range(-1, 4)))
+    def change(self, pick: int, pods: int, stays: list[int]) -> None:
+        """Grow, shrink, exchange pods, and let others take the ranks of those that are gone."""
         name = self.name(pick)
         known = self.core.held[name].gang if name in self.core.held else None
         each, required = (known.roles[0].request.gpus, known.constraint.required) if known else (2, "")
-        self.tell(events.GangResized(gang(name, pods, each, required)))
-
-    @rule(pick=st.integers(0, 9), ranks=st.sets(st.integers(0, 3), min_size=1))
-    def lose(self, pick: int, ranks: set[int]) -> None:
-        self.tell(events.MembersLost(self.name(pick), tuple(sorted(ranks))))
+        self.tell(events.GangChanged(gang(name, pods, each, required), tuple(stays[:pods])))
 
     @rule(
         node=st.sampled_from(NAMES), mask=st.integers(1, 15), milli=st.sampled_from((FULL, 300)), who=st.integers(0, 4)
