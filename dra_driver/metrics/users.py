@@ -141,7 +141,9 @@ def users(checkpoint: prepared.Checkpoint, told: Containers) -> dict[Place, list
     for entry in checkpoint.claims.values():
         if entry.phase is prepared.Phase.COMPLETED:
             for place, held in _places(entry):
-                found[place] |= {User(replace(held, share_id=""), each) for each in told.get(held) or (Container(),)}
+                whole_held = replace(held, share_id="")
+                known = told.get(held) or told.get(whole_held)  # older kubelets tell no share ids
+                found[place] |= {User(whole_held, each) for each in known or (Container(),)}
     return {place: sorted(known) if len(known) <= MAX_USERS else [] for place, known in found.items()}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ from scheduler.apiserver import credentials
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MAX_FILE = 4 * 1024 * 1024
+
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+"""One certificate of a bundle; texts between them may be in any language, which OpenSSL does not take."""
 
 Entry = Mapping[str, Any]
 
@@ -54,15 +58,20 @@ class Access:
     proxy: str = ""
 
     def tls(self) -> ssl.SSLContext | bool:
-        """Return what the connection needs; False without TLS."""
+        """Return what the connection needs; False without TLS. Raises `KubeconfigError` for what is no PEM."""
         if not self.server.startswith("https"):
             return False
-        context = ssl.create_default_context(cadata=self.authority or None)
-        if self.certificate:
-            with tempfile.NamedTemporaryFile("w", prefix="muster-client-") as file:  # of mode 0600, and gone at once
-                file.write(f"{self.certificate}\n{self.key}\n")
-                file.flush()
-                context.load_cert_chain(file.name)
+        try:
+            context = ssl.create_default_context(cadata="\n".join(CERTIFICATE.findall(self.authority)) or None)
+            if self.certificate:
+                with tempfile.NamedTemporaryFile("w", prefix="muster-client-") as file:  # of mode 0600, gone at once
+                    file.write(f"{self.certificate}\n{self.key}\n")
+                    file.flush()
+                    context.load_cert_chain(file.name)
+        except ssl.SSLError as error:
+            raise KubeconfigError(f"API server {self.server}: its authority or our certificate: {error}") from error
+        if self.authority and not CERTIFICATE.search(self.authority):
+            raise KubeconfigError(f"API server {self.server}: its authority has no certificate in it")
         if not self.verify:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context

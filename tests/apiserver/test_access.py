@@ -253,3 +253,29 @@ async def test_a_request_without_credentials_names_the_file(tmp_path: Path) -> N
     async with await client.Client.connect(config) as api:
         with pytest.raises(credentials.CredentialError, match="empty"):
             await api.get("/")
+
+
+async def test_a_bundle_may_have_texts_and_must_have_a_certificate(authority: pki.Authority, tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text(f"# Autorité de certification\n{authority.ca.read_text()}\n# fin\n")
+    async with serving(authority, []) as url:
+        cluster = {"server": url, "certificate-authority": "ca.crt"}
+        config = written(tmp_path / "config", cluster, {"token": "t"})
+        assert (await asked(config))["header"] == "Bearer t"
+        (tmp_path / "ca.crt").write_text("none")
+        with pytest.raises(access.KubeconfigError, match="has no certificate in it"):
+            await asked(config)
+        config = written(tmp_path / "config", {"server": url}, {"client-certificate": "ca.crt", "client-key": "ca.crt"})
+        with pytest.raises(access.KubeconfigError, match="our certificate"):
+            await asked(config)
+
+
+async def test_requests_go_through_a_proxy(tmp_path: Path) -> None:
+    async def handle(request: web.BaseRequest) -> web.Response:
+        return web.json_response({"asked": str(request.url)})
+
+    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    cluster = {"server": "http://api.invalid:8080", "proxy-url": f"http://127.0.0.1:{runner.addresses[0][1]}"}
+    assert await asked(written(tmp_path / "config", cluster, {})) == {"asked": "http://api.invalid:8080/"}
+    await runner.cleanup()

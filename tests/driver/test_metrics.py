@@ -162,6 +162,8 @@ def test_a_shared_gpu_has_a_series_for_each_of_its_users() -> None:
     said = text(seen(used=used))
     assert [labels["pod"] for labels, _ in metrics.samples(said, "DCGM_FI_DEV_GPU_UTIL")] == ["a", "b"]
     assert len(metrics.samples(said, "muster_gpu_nvlinks_down")) == 1, "its own metrics are there once"
+    older = users.users(state, told(pod("a", "claim-1", "gpu-0"), pod("b", "claim-2", "gpu-0")))
+    assert older == used, "a kubelet without share ids tells as much"
 
 
 def test_a_gpu_with_very_many_users_has_one_series() -> None:

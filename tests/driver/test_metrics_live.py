@@ -107,6 +107,18 @@ def test_a_mig_device_has_series_of_its_own_while_it_exists(driver: Metered, spa
     )
 
 
+def test_pods_that_share_a_gpu_have_a_series_each(driver: Metered, space: fixtures.Space) -> None:
+    half = live.request(CLASS, GPU.replace("< 3", "== 0"), capacity={"requests": {"milli": "500"}})
+    for name in ("half-0", "half-1"):
+        live.create(space, live.claim(name, half), objects.pod(name, ["run"], "real-1", claims=[name]))
+    live.running(space, "half-0", "half-1")
+    for name in ("half-0", "half-1"):
+        (one,) = live.wait("labels", lambda name=name: driver.labels("DCGM_FI_DEV_GPU_UTIL", name), 10)
+        assert (one["gpu"], one["dra_claim_name"]) == ("0", name)
+    live.delete(space, "half-0", "half-1")
+    live.wait("unprepared", lambda: not driver.prepared(), 20)
+
+
 def test_probes_tell_a_driver_that_is_well(driver: Metered) -> None:
     assert driver.fetch("/healthz") == (200, "plugin: ok\n")
     status, said = driver.fetch("/readyz")
