@@ -105,4 +105,5 @@ class Instance:
         await self.plugin.stop()
         await self.state.parts.store.settle()
         await self.state.parts.daemons.leave()
+        await asyncio.to_thread(self.state.close)
         log.info("stopped")

@@ -9,9 +9,10 @@ record from which the call can be repeated, or a claim that is wholly prepared o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import concurrent.futures
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -35,6 +36,11 @@ from scheduler.model import node
 Step = prepare.Step  # inside the class, `prepare` is a method for the type checker
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+
+HARDWARE_THREADS = 64
+"""More than GPUs, so that one whose calls hang holds up no other."""
 
 
 class UnreachableError(RuntimeError):
@@ -110,6 +116,15 @@ class State:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        # Calls into hardware that hangs must not take the threads away from those who write the checkpoint.
+        self._threads = concurrent.futures.ThreadPoolExecutor(HARDWARE_THREADS, "hardware")
+
+    def close(self) -> None:
+        """Wait for the calls into the hardware that are under way."""
+        self._threads.shutdown()
+
+    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
 
     async def wanted(self, reference: claim.Reference) -> claim.ResourceClaim | None:
         """Return the claim as it stands; None where the API server does not say but the claim is prepared already.
@@ -199,7 +214,7 @@ class State:
         made = replace(made, phase=prepared.Phase.COMPLETED)
         if made != self.parts.store.read().claims.get(entry.uid):
             await self._record(made)
-        await asyncio.to_thread(self._write_files, made, machine)
+        await self._in_thread(self._write_files, made, machine)
         return made
 
     async def _record(self, entry: prepared.Claim) -> None:
@@ -217,7 +232,7 @@ class State:
         for step in prepare.steps(entry):
             match step:
                 case prepare.EnsurePartition(held, place):
-                    uuids[held] = await asyncio.to_thread(self._partition, held, place)
+                    uuids[held] = await self._in_thread(self._partition, held, place)
                 case prepare.SetTimeSlices(gpu_uuid, interval):
                     await sharing.set_time_slices(self.parts.programs, gpu_uuid, interval)
                 case prepare.EnsureMps(settings, served):
@@ -275,7 +290,7 @@ class State:
         match step:
             case prepare.DestroyPartition(held, place):
                 if self.parts.dynamic_mig:
-                    await asyncio.to_thread(mig.destroy, self.parts.hardware, held.gpu_uuid, place)
+                    await self._in_thread(mig.destroy, self.parts.hardware, held.gpu_uuid, place)
             case prepare.SetTimeSlices(gpu_uuid, interval):
                 await sharing.set_time_slices(self.parts.programs, gpu_uuid, interval)
             case prepare.StopMps(daemon, _):

@@ -76,7 +76,7 @@ def event(health: Health, news: interface.Event, now_s: float) -> Health:
 def reading(health: Health, seen: interface.Reading, now_s: float) -> Health:
     """Return the health after a poll: what it does not show any more is over."""
     shown = {fault.kind: fault for fault in _faults(health, seen, now_s)}
-    kept = {kind: fault for kind, fault in health.faults.items() if _lasts(fault, now_s)}
+    kept = {kind: fault for kind, fault in health.faults.items() if _lasts(fault, now_s) or _untold(kind, seen)}
     for kind, fault in shown.items():
         old = health.faults.get(kind)
         kept[kind] = old if old is not None and old.taint == fault.taint else fault
@@ -101,6 +101,19 @@ def _lasts(fault: Fault, now_s: float) -> bool:
     if fault.kind in POLLED:
         return False
     return fault.severity is not Severity.INFORM or now_s - fault.since_s < FADE_S
+
+
+def _untold(kind: str, seen: interface.Reading) -> bool:
+    """Tell whether a call failed that would say if a fault is over: silence is no recovery."""
+    if not seen.failing or seen.lost:
+        return False
+    told: dict[str, tuple[object, ...]] = {
+        "row-remap": (seen.remap_pending, seen.remap_failed, seen.retired_pages_pending),
+        "recovery-action": (seen.recovery_action,),
+        "fabric": (seen.fabric_state, seen.fabric_health),
+        "nvlink": (None,) if "reading" in seen.failing else ((),),
+    }
+    return kind in told and all(value is None for value in told[kind])
 
 
 def _faults(health: Health, seen: interface.Reading, now_s: float) -> Iterator[Fault]:

@@ -71,7 +71,7 @@ class NvmlProbe:
             try:
                 with _told(f"GPU {index}", "discovery"):
                     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                    gpus.append(_gpu(self._root, handle, len(gpus)))
+                    gpus.append(_gpu(self._root, handle, len(gpus), f"gpu-{index}"))
                     handles.append(handle)
             except mig.HardwareError as error:
                 problems.append(str(error))
@@ -202,13 +202,15 @@ def _asked(call: Callable[[], T], default: T) -> T:
         raise
 
 
-def _gpu(root: roots.Root, handle: Any, index: int) -> device.Gpu:
+def _gpu(root: roots.Root, handle: Any, index: int, name: str) -> device.Gpu:
+    """Return a GPU; it keeps its name where one before it does not answer, since claims go by name."""
     bus_id = sysfs.address(_text(pynvml.nvmlDeviceGetPciInfo_v3(handle).busId))
     at = sysfs.place(root, bus_id)
     current, _ = _asked(lambda: pynvml.nvmlDeviceGetMigMode(handle), [0, 0])
     uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
     model, fabric = _model(handle), _fabric_id(handle)
-    return device.Gpu(index, model, uuid, bus_id, at.switch, at.root, at.numa, fabric, bool(current))
+    found = device.Gpu(index, model, uuid, bus_id, at.switch, at.root, at.numa, fabric, bool(current))
+    return found if found.name == name else replace(found, device_name=name)
 
 
 def _model(handle: Any) -> device.GpuModel:
