@@ -187,6 +187,7 @@ def test_a_mig_device_has_the_memory_of_its_profile_and_processes() -> None:
     assert "pod" not in whole_gpu
     assert not metrics.samples(said, "DCGM_FI_DEV_GPU_UTIL")
     assert len(metrics.samples(said, "DCGM_FI_DEV_GPU_TEMP")) == 1, "the temperature is that of the GPU"
+    assert not metrics.samples(said, "DCGM_FI_DEV_FB_USED", GPU_I_ID="6"), "one that is half made is no device yet"
     ((labels, _),) = metrics.samples(said, "hw_gpu_memory_limit_bytes", hw_id="MIG-1")
     assert labels["hw_parent"] == CUT
 

@@ -12,7 +12,7 @@ import aiohttp
 import grpc
 import pytest
 
-from dra_driver import app, checkpoint, claim, claims_api, config, inventory, registration
+from dra_driver import app, checkpoint, claim, claims_api, config, inventory, mig, registration
 from dra_driver.health import source, taints, watcher
 from dra_driver.metrics import server, service, tenants, work
 from dra_driver.probe import interface
@@ -179,6 +179,37 @@ class Probe:
 
     def reading(self, gpu_uuid: str) -> interface.Reading:
         return interface.Reading(gpu_uuid, utilization=5)
+
+
+async def test_the_watcher_keeps_mig_instances_and_last_xids(tmp_path: Path) -> None:
+    class Cut(Probe):
+        made: list[mig.Instance] | None = None
+
+        def instances(self, gpu_uuid: str) -> list[mig.Instance]:
+            if self.made is None:
+                raise mig.HardwareError("instances: Unknown Error")
+            return self.made
+
+    machine = host.machine(mig_gpus=(2,))
+    uuid, probe = machine.gpus[2].uuid, Cut(interface.Discovered(machine))
+
+    def opened() -> watcher.Watcher:
+        faults, times = watcher.Faults(tmp_path / "faults.json", "b"), taints.Times(tmp_path / "taints.json")
+        return watcher.Watcher(probe, machine, source.Source("node-a"), times, faults)
+
+    watched, one = opened(), mig.Instance(machine.gpus[2].uuid, 14, 0, 2, 3, 0, "MIG-1")
+    await watched.start()
+    assert watched.instances[uuid] == () and watched.instances[machine.gpus[0].uuid] == ()
+    probe.made = [one]
+    await watched.poll()
+    probe.made = None
+    await watched.poll()
+    assert watched.instances[uuid] == (one,), "a call that fails leaves what is known"
+    for number in (79, 31):
+        watched._take([interface.Event(uuid, "xid", number)])
+    assert watched.xids == {uuid: 31}
+    await watched._publish()
+    assert opened().xids == {uuid: 79}, "of those before a restart the worst is known"
 
 
 def port(told: service.Service) -> int:
