@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,25 @@ async def kubelet(socket: Path, lister: Lister) -> AsyncIterator[None]:
     finally:
         await server.stop(0)
         socket.unlink(missing_ok=True)
+
+
+async def until(holds: Callable[[], Any], deadline_s: float = 5.0) -> Any:
+    """Return the first true answer."""
+    async with asyncio.timeout(deadline_s):
+        while not (found := holds()):
+            await asyncio.sleep(0.01)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def background(*works: Callable[[], Any]) -> AsyncIterator[None]:
+    """Run services of the driver."""
+    tasks = [asyncio.create_task(each()) for each in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import prometheus_client
 import pytest
@@ -235,22 +234,3 @@ def test_series_of_a_full_node_are_bounded_and_different(kind: str) -> None:
     said = text(rows.Seen(interface.Discovered(machine), readings))
     lines = [line.rpartition(" ")[0] for line in said.splitlines() if not line.startswith("#")]
     assert len(lines) == len(set(lines)) <= 40 * max(1, len(machine.gpus)) + 10
-
-
-async def test_the_kubelet_is_asked_seldom_and_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lister = metrics.Lister([pod("train-0", "claim-1", "gpu-0")])
-    socket = tmp_path / "k.sock"
-    asked = users.Kubelet(socket, host.DRIVER)
-    assert await asked.containers() == {}
-    device = users.Held("ml", "claim-1", MACHINE.name, "gpu-0")
-    monkeypatch.setattr(users, "FRESH_S", 0.0)
-    async with metrics.kubelet(socket, lister):
-        assert await asked.containers() == {device: [users.Container("ml", "train-0", "main")]}
-        monkeypatch.setattr(users, "FRESH_S", 60.0)
-        for _ in range(5):
-            await asked.containers()
-        assert lister.asked == 1
-    monkeypatch.setattr(users, "FRESH_S", 0.0)
-    assert device in await asked.containers(), "a kubelet that restarts changes nothing"
-    monkeypatch.setattr(users, "KEEP_S", 0.0)
-    assert await asked.containers() == {}
