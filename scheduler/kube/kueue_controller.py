@@ -131,13 +131,16 @@ class Controller:
     async def _write(self, key: str) -> None:
         """Write one object; what fails and may succeed later is tried again, unless a newer write has come."""
         effect = self._writes.pop(key)
-        if not {kueue.WORKLOADS, kueue.CHECKS} <= set(self.served):
+        kind = kueue.WORKLOADS if isinstance(effect, kueue_check.Report) else kueue.CHECKS
+        watched = self.served.get(kind)
+        if watched is None:
             return  # Kueue was taken away; when it comes back, everything is told anew
+        version = watched.removeprefix("/apis/").removesuffix(f"/{kind}")
         try:
             if isinstance(effect, kueue_check.Report):
-                await self._report(effect)
+                await self._report(effect, version)
             else:
-                await self._activate(effect)
+                await self._activate(effect, version)
         except errors.ApiError as error:
             if error.conflict or error.missing:  # its newer state, which the mirror tells, brings a new write
                 self._failures.pop(key, None)
@@ -159,16 +162,15 @@ class Controller:
         if key not in self._writes:
             self._queue(key, effect)
 
-    async def _report(self, effect: kueue_check.Report) -> None:
+    async def _report(self, effect: kueue_check.Report, version: str) -> None:
         workload = effect.workload
-        version = self._version(kueue.WORKLOADS)
         metadata = {"name": workload.name, "namespace": workload.namespace, "resourceVersion": workload.version}
         body = _body(version, "Workload", metadata, {"admissionChecks": list(effect.entries)})
         path = paths.of(version, kueue.WORKLOADS, workload.namespace, workload.name, "status")
         await self.api.apply(path, body, FIELD_MANAGER)
 
-    async def _activate(self, effect: kueue_check.Activate) -> None:
-        version, check = self._version(kueue.CHECKS), effect.check
+    async def _activate(self, effect: kueue_check.Activate, version: str) -> None:
+        check = effect.check
         condition = {
             "type": "Active",
             "status": "True" if effect.active else "False",
@@ -179,10 +181,6 @@ class Controller:
         }
         body = _body(version, "AdmissionCheck", {"name": check.name}, {"conditions": [condition]})
         await self.api.apply(paths.of(version, kueue.CHECKS, "", check.name, "status"), body, FIELD_MANAGER)
-
-    def _version(self, kind: str) -> str:
-        """Return the API version in which a kind is watched."""
-        return self.served[kind].removeprefix("/apis/").removesuffix(f"/{kind}")
 
 
 def _body(version: str, kind: str, metadata: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
