@@ -1,0 +1,63 @@
+"""A gang as the shell follows it: what was found, what the machine gave it, and how far the writing is."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum
+
+from scheduler.kube import plan, workload
+from scheduler.placement import placement
+
+
+class State(Enum):
+    """How far a gang is."""
+
+    NEW = "New"
+    WAITING = "Waiting"
+    RESERVED = "Reserved"
+    WRITING = "Allocating"
+    RUNNING = "Running"
+    REJECTED = "Rejected"
+
+
+@dataclass(slots=True, eq=False)
+class Followed:
+    """One gang.
+
+    Attributes
+    ----------
+    placement : Placement or None
+        What the machine lets it hold.
+    plan : Plan or None
+        What is written, or being written.
+    decision : int
+        The machine's number of the start.
+    reserver : str
+        UID of the Kueue Workload for which it is held before its pods exist, "" for none.
+    evicted_at : float or None
+        When its pods were last told to go.
+    said : str
+        What people were last told.
+    """
+
+    workload: workload.Workload
+    state: State = State.NEW
+    placement: placement.Placement | None = None
+    plan: plan.Plan | None = None
+    decision: int = 0
+    because: str = ""
+    reserver: str = ""
+    evicted_at: float | None = None
+    failures: int = 0
+    said: str = ""
+    complete_at: float | None = None
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the name of the model's gang."""
+        return self.workload.identity.key
+
+    @property
+    def settled(self) -> bool:
+        """Return whether nothing is being written."""
+        return self.task is None or self.task.done()

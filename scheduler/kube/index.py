@@ -1,0 +1,96 @@
+"""Which pods make which gang, which claims they have, and which gangs a change concerns."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from scheduler.kube import claim as claims
+from scheduler.kube import mirror, workload
+from scheduler.kube import pod as pods
+from scheduler.kube.gangs import identity as identities
+
+OWNERS = ("jobsets", "jobs", "leaderworkersets", "podgroups", "podgroups.x-k8s.io", "workloads")
+"""Kinds that tell about gangs; a change of one concerns the gangs that name it."""
+
+
+@dataclass(slots=True, eq=False)
+class Index:
+    """Pods by gang.
+
+    Attributes
+    ----------
+    dirty : dict of key to Identity
+        Gangs to look at again, in the order of what happened.
+    """
+
+    dirty: dict[str, workload.Identity] = field(default_factory=dict)
+    _identity: dict[mirror.Key, workload.Identity] = field(default_factory=dict)
+    _members: dict[str, dict[mirror.Key, pods.Pod]] = field(default_factory=dict)
+    _known: dict[str, workload.Identity] = field(default_factory=dict)
+    _named: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    _users: dict[mirror.Key, set[mirror.Key]] = field(default_factory=lambda: defaultdict(set))
+
+    def change(self, told: mirror.Change) -> None:
+        """Take note of a change of any kind."""
+        match told.kind:
+            case "pods":
+                self._pod(told.key, told.before, told.after)
+            case "claims":
+                self._claim(told.key, told.after or told.before)
+            case "namespaces":
+                self._mark(key for key, one in self._known.items() if one.namespace == told.key[1])
+            case kind if kind in OWNERS:
+                self._mark(self._named.get(told.key, ()))
+
+    def members(self, gang: str) -> list[pods.Pod]:
+        """Return the pods of a gang that exist, in the order of their names."""
+        return [pod for _, pod in sorted(self._members.get(gang, {}).items())]
+
+    def mark(self, gang: str) -> None:
+        """Have a gang looked at again."""
+        self._mark((gang,))
+
+    def mark_all(self) -> None:
+        """Have every gang looked at again."""
+        self._mark(list(self._known))
+
+    def gang_of(self, key: mirror.Key) -> workload.Identity | None:
+        """Return the gang of a pod by the pod's key."""
+        return self._identity.get(key)
+
+    def _mark(self, gangs: Iterator[str] | list[str] | tuple[str, ...] | set[str]) -> None:
+        for gang in gangs:
+            if gang in self._known:
+                self.dirty[gang] = self._known[gang]
+
+    def _pod(self, key: mirror.Key, before: pods.Pod | None, after: pods.Pod | None) -> None:
+        old = self._identity.pop(key, None)
+        new = identities.of(after) if after is not None else None
+        if old is not None and old != new:
+            self._members[old.key].pop(key, None)
+            self.dirty[old.key] = old
+            self._forget_empty(old)
+        for one in before.claims if before else ():
+            self._users[key[0], one.claim].discard(key)
+        if after is None or new is None:
+            return
+        self._identity[key] = new
+        self._known[new.key] = new
+        self._named[new.namespace, new.owner].add(new.key)
+        self._members.setdefault(new.key, {})[key] = after
+        for one in after.claims:
+            if one.claim:
+                self._users[key[0], one.claim].add(key)
+        self.dirty[new.key] = new
+
+    def _forget_empty(self, gang: workload.Identity) -> None:
+        if not self._members.get(gang.key):
+            self._members.pop(gang.key, None)
+            self._known.pop(gang.key, None)
+            self._named[gang.namespace, gang.owner].discard(gang.key)
+
+    def _claim(self, key: mirror.Key, one: claims.Claim) -> None:
+        for user in (*self._users.get(key, ()), (key[0], one.owner.name)):
+            found = self._identity.get(user)
+            if found is not None:
+                self.dirty[found.key] = found

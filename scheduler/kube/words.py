@@ -1,0 +1,39 @@
+"""What people are told about a gang, in plain sentences."""
+
+from scheduler.gang import effects
+from scheduler.kube import followed
+
+EVICTIONS = {
+    effects.Eviction.PREEMPTED: "a gang of higher priority needs its devices",
+    effects.Eviction.RECLAIMED: "a tenant took back what this one had borrowed",
+    effects.Eviction.NODE_FAILED: "a node of it failed",
+    effects.Eviction.DEVICE_FAILED: "a device of it failed",
+    effects.Eviction.NODE_REMOVED: "a node of it, or a device, is no longer in the cluster",
+    effects.Eviction.MEMBER_LOST: "a pod was lost and its domain has no room for another",
+}
+
+
+def incomplete(gang: followed.Followed) -> str:
+    """Say what a gang still waits for before it can be planned."""
+    found = gang.workload
+    what = found.waiting_for or f"{found.missing} more pods"
+    return f"not planned yet: waiting for {what}"
+
+
+def planned(gang: followed.Followed) -> str:
+    """Say where a gang goes."""
+    found = gang.placement
+    if found is None:
+        return "placed"
+    pods = len(found.grants)
+    where = (
+        f"{pods} {'pod' if pods == 1 else 'pods'} on {len(found.nodes)} {'node' if len(found.nodes) == 1 else 'nodes'}"
+    )
+    gpus = sum(len(grant.gpus) if grant.milli else len(grant.partitions) for grant in found.grants)
+    speed = f", predicted {found.bandwidth_mb_s / 1000:.0f} GB/s for a collective" if found.bandwidth_mb_s else ""
+    return f"{where} in {found.level} {found.domain}, {gpus} devices{speed}"
+
+
+def evicted(gang: followed.Followed, reason: effects.Eviction) -> str:
+    """Say why a gang has to leave."""
+    return f"the pods are deleted: {EVICTIONS[reason]}; the gang waits for its pods to be made anew"
