@@ -19,6 +19,7 @@ characters, is cut and gets eight digits of its SHA-256, so that two long names 
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from scheduler.kube import pod as pods
@@ -37,8 +38,18 @@ _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def of(pod: pods.Pod) -> workload.Identity | None:
-    """Return the identity of a pod's gang; None for a lone pod that has no name yet (the API server still makes it)."""
-    for find in (_annotated, _jobset, _lws, _job, _pod_group, _sigs_group, _kueue_group):
+    """Return the identity of a pod's gang.
+
+    None where it can't be told yet, while the pod is being made: a lone pod whose name the API server has still to make
+    up, and a pod of a LeaderWorkerSet that the set's own webhook has not numbered.
+    """
+    for find in (_annotated, _jobset, _lws):
+        found = find(pod)
+        if found is not None:
+            return found
+    if marks.LWS_NAME in pod.labels:
+        return None
+    for find in (_job, _pod_group, _sigs_group, _kueue_group):
         found = find(pod)
         if found is not None:
             return found
@@ -71,17 +82,22 @@ def of_workload(item: Item) -> workload.Identity | None:
     return None
 
 
-def jobset(namespace: str, name: str, stage: str = "") -> workload.Identity:
-    """Return the identity of a JobSet, or of a later stage of it, named after its first replicated job.
+def jobset(namespace: str, name: str) -> workload.Identity:
+    """Return the identity of a JobSet."""
+    return _made(namespace, "jobset", "JobSet", name)
 
-    A dot sets the stage apart: names of JobSets have none, so that no other JobSet has that name.
+
+def lws(namespace: str, name: str, group: str) -> workload.Identity:
+    """Return the identity of one replica of a LeaderWorkerSet."""
+    return _made(namespace, "lws", "LeaderWorkerSet", name, f"-{group}")
+
+
+def staged(identity: workload.Identity, stage: str) -> workload.Identity:
+    """Return the identity of a later stage of a gang.
+
+    A dot sets the stage apart: names of JobSets and LeaderWorkerSets have none, so that no other of them has that name.
     """
-    return _made(namespace, "jobset", "JobSet", name, f".{stage}" if stage else "")
-
-
-def lws(namespace: str, name: str, group: str, stage: str = "") -> workload.Identity:
-    """Return the identity of one replica of a LeaderWorkerSet, or of a later stage of it."""
-    return _made(namespace, "lws", "LeaderWorkerSet", name, f"-{group}" + (f".{stage}" if stage else ""))
+    return replace(identity, name=_fitting(f"{identity.name}.{stage}"))
 
 
 def _annotated(pod: pods.Pod) -> workload.Identity | None:
@@ -95,8 +111,12 @@ def _jobset(pod: pods.Pod) -> workload.Identity | None:
 
 
 def _lws(pod: pods.Pod) -> workload.Identity | None:
-    name, group = pod.labels.get(marks.LWS_NAME), pod.labels.get(marks.LWS_GROUP, "")
-    return lws(pod.namespace, name, group) if name and _DIGITS.fullmatch(group) else None
+    """A leader is called ``<set>-<group>``, which tells its group before the set's webhook has written the label."""
+    name = pod.labels.get(marks.LWS_NAME)
+    if not name:
+        return None
+    group = pod.labels.get(marks.LWS_GROUP) or pod.name.removeprefix(f"{name}-")
+    return lws(pod.namespace, name, group) if _DIGITS.fullmatch(group) else None
 
 
 def _job(pod: pods.Pod) -> workload.Identity | None:

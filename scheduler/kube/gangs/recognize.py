@@ -1,0 +1,123 @@
+"""Pods and the objects that made them become workloads.
+
+`all_of` is the way in: pods are gathered by `identity.of`, and what shares an identity is one gang, or several where its
+owner starts it in stages. Everything is decided anew from what exists; nothing is remembered. A gang is planned when all
+its pods exist, also where a smaller number may start: then controllers are still making the rest.
+
+``min-member`` does not change what is waited for: it only lets a gang start with fewer pods where room is short.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from scheduler import bad_input
+from scheduler.kube import pod as pods
+from scheduler.kube import workload
+from scheduler.kube.gangs import gang, group, job, jobset, lws, outline, roles
+from scheduler.kube.gangs import identity as identities
+from scheduler.model import request
+
+RequestOf = Callable[[pods.Pod], request.PodRequest]
+"""Says what a pod asks for; raises `NotYet` while its claims are not there, ValueError for what can't be read."""
+
+Reader = Callable[[workload.Identity, Sequence[pods.Pod], outline.Objects], tuple[outline.Outline, ...]]
+
+READERS: Mapping[str, Reader] = {
+    "JobSet": jobset.outlines,
+    "Job": job.outlines,
+    "LeaderWorkerSet": lws.outlines,
+    "PodGroup": group.native,
+    "SigsPodGroup": group.sigs,
+    "KueuePodGroup": group.kueue,
+    "Annotated": group.annotated,
+    "Pod": group.lone,
+}
+"""By kind of identity."""
+
+NOTHING_LEFT = "nothing: all pods have finished"
+
+
+def all_of(
+    identity: workload.Identity, members: Sequence[pods.Pod], objects: outline.Objects, request_of: RequestOf
+) -> tuple[workload.Workload, ...]:
+    """Recognise what the pods of one identity are.
+
+    Parameters
+    ----------
+    identity : Identity
+        What `identity.of` says of the pods.
+    members : sequence of Pod
+        All pods of that identity, finished and deleted ones too, in any order.
+
+    Returns
+    -------
+    tuple of Workload
+        One for each stage, the first under `identity`; never empty. A stage with neither problem nor anything that it
+        waits for may be planned (`Workload.complete`).
+    """
+    ordered = sorted(members, key=lambda pod: (pod.name, pod.uid))
+    try:
+        outlines = READERS[identity.kind](identity, ordered, objects)
+    except outline.NotYet as missing:
+        return (workload.Workload(identity, pods.Owner(), None, waiting_for=str(missing)),)
+    except ValueError as problem:
+        return (workload.Workload(identity, pods.Owner(), None, problem=str(problem)),)
+    return tuple(_workload(one, objects, request_of) for one in outlines)
+
+
+def recognize(
+    identity: workload.Identity, members: Sequence[pods.Pod], objects: outline.Objects, request_of: RequestOf
+) -> workload.Workload:
+    """Recognise one stage: that which is called `identity`."""
+    base = next((found for found in map(identities.of, members) if found), identity)
+    for one in all_of(base, members, objects, request_of):
+        if one.identity == identity:
+            return one
+    return workload.Workload(identity, pods.Owner(), None, waiting_for=NOTHING_LEFT)
+
+
+def _workload(one: outline.Outline, objects: outline.Objects, request_of: RequestOf) -> workload.Workload:
+    """Recognise one stage; what is wrong with it is told with it, and leaves the others alone."""
+    bare = workload.Workload(one.identity, one.owner, None, within=one.within)
+    try:
+        found = roles.of(one, request_of)
+        members = tuple(_members(found))
+        bare = replace(bare, members=members)
+        if not found:
+            return replace(bare, waiting_for=NOTHING_LEFT)
+        size = sum(role.count for role in found)
+        return replace(
+            bare,
+            gang=gang.of(one, found, objects),
+            missing=size - len(members),
+            waiting_for="; ".join(_waiting(one, found, size, len(members))),
+        )
+    except outline.NotYet as missing:
+        return replace(bare, waiting_for=str(missing))
+    except bad_input.BadInput as problem:
+        return replace(bare, problem=str(problem))
+    except ValueError as problem:
+        text = str(problem)
+        return replace(bare, problem=text if one.where in text else f"{one.where}: {text}")
+
+
+def _members(found: Sequence[roles.Role]) -> Iterator[workload.Member]:
+    first = 0
+    for role in found:
+        for index in sorted(role.seats):
+            yield workload.Member(first + index, role.name, index, role.seats[index])
+        first += role.count
+
+
+def _waiting(one: outline.Outline, found: Sequence[roles.Role], size: int, present: int) -> Iterator[str]:
+    """Yield what the gang waits for."""
+    if present < size:
+        yield f"{size - present} of {size} pods"
+    for role in found:
+        if role.unread:
+            yield role.unread
+        leaving = [pod for pod in role.seats.values() if pod.deleting]
+        if leaving:
+            yield f"the successor of pod {leaving[0].key}, which is being deleted"
+    if any(not (within.domain or within.node) for within in one.within):
+        yield "a node for the leader"
