@@ -106,6 +106,10 @@ class Machine:
         resting = min((until for until, _, _ in self._resting.values()), default=math.inf)
         return min(resting, self.held.next_expiry())
 
+    def knows(self, name: str) -> bool:
+        """Return whether a gang waits, rests or holds devices."""
+        return name in self.held or name in self.queue.waiting or name in self._resting
+
     def why(self, name: str) -> reasons.Rejection | None:
         """Return why a gang waits, None when it does not wait."""
         entry = self.queue.waiting.get(name)
@@ -200,7 +204,7 @@ class Machine:
 
     def _submit(self, gang: gangs.Gang, now: float) -> bool:
         """Queue a gang unless it is known or can never run."""
-        if gang.name in self.queue.waiting or gang.name in self.held or gang.name in self._resting:
+        if self.knows(gang.name):
             return False
         self._submissions += 1
         self._admit(gang, self._submissions, now)
