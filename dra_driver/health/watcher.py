@@ -79,6 +79,8 @@ class Watcher:
     ----------
     known, readings, instances, xids : dict
         By GPU UUID: the health, the last reading, the MIG instances, the last XID of a GPU that had one in this boot.
+    gone : dict
+        GPUs that were found earlier and are not now, by UUID.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Watcher:
         self.readings: dict[str, interface.Reading] = {}
         self.instances: dict[str, Sequence[mig.Instance]] = {}
         self.xids = _xids(self.known)
+        self.gone: dict[str, device.Gpu] = {}
         self._other = False
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
@@ -109,8 +112,15 @@ class Watcher:
         self._stream.append(changed)
 
     def found(self, machine: node.NodeTopology) -> None:
-        """Take over another list of devices; it is told with the next poll."""
+        """Take over another list of devices; it is told with the next poll. A GPU that is in it no more is lost."""
+        here = {gpu.uuid for gpu in machine.gpus}
+        before = self.gone | {gpu.uuid: gpu for gpu in self._machine.gpus}
+        self.gone = {uuid: gpu for uuid, gpu in before.items() if uuid not in here}
         self._machine, self._other = machine, True
+        for uuid in self.gone:
+            self.readings[uuid], self.instances[uuid] = interface.Reading(uuid, lost=True), ()
+            old = self.known.get(uuid) or model.Health(uuid, {})
+            self.known[uuid] = model.event(old, interface.Event(uuid, "unavailable"), time.time())
 
     async def start(self) -> None:
         """Poll once, so that the first slices have their taints."""

@@ -109,10 +109,10 @@ def families(found: Sequence[Row], node_name: str, driver: str, release: str) ->
 def labels(row: rows.Row, node_name: str, driver: str, release: str) -> dict[str, str]:
     """Return the labels of a row that are not empty; those of a MIG device name the GPU too, as dcgm-exporter does."""
     user, part = row.user, row.instance
-    minor = row.facts.minor if row.facts.minor >= 0 else row.gpu.index
+    minor = row.facts.minor if row.facts.minor >= 0 else row.number
     profile = row.profile.name if row.profile else ""
     values = (
-        *(str(row.gpu.index), row.gpu.uuid, row.gpu.pci_bus_id, f"nvidia{minor}", row.product, node_name, release),
+        *(row.number, row.gpu.uuid, row.gpu.pci_bus_id, f"nvidia{minor}", row.product, node_name, release),
         *(str(part.gpu_instance) if part else "", profile),
         *((user.container.name, user.container.namespace, user.container.pod) if user else ("", "", "")),
         *((user.held.claim, user.held.namespace, driver, user.held.pool, user.held.device) if user else ("",) * 5),

@@ -37,7 +37,7 @@ def families(found: Sequence[Row], node_name: str, driver: Driver) -> Iterator[m
         "muster_gpu_nvlinks_down", "NVLinks that exist and are not active.", labels=DEVICE
     )
     for row in gpus:
-        names = [node_name, str(row.gpu.index), row.gpu.uuid]
+        names = [node_name, row.number, row.gpu.uuid]
         for one in row.health.faults.values():
             fault.add_metric([*names, one.kind, one.value, one.severity.name.lower()], 1.0)
         if not row.reading.lost:

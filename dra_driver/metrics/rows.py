@@ -23,6 +23,8 @@ class Seen:
     xids : mapping
         The last XID of each GPU that had one.
     tenants : mapping of (namespace, pod) to tenant
+    gone : mapping
+        GPUs that were found earlier and are not now: their health is told on.
     """
 
     found: interface.Discovered
@@ -32,6 +34,7 @@ class Seen:
     xids: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[users.Place, Sequence[users.User]] = field(default_factory=dict)
     tenants: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    gone: Mapping[str, device.Gpu] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,11 @@ class Row:
     profile: device.MigProfile | None = None
 
     @property
+    def number(self) -> str:
+        """Number of the GPU as the driver library counts, which a lost neighbour does not change."""
+        return self.gpu.name.removeprefix("gpu-")
+
+    @property
     def memory_used(self) -> int | None:
         """Bytes in use; of a MIG device those of its processes, as the driver library tells no other."""
         if self.instance is None:
@@ -85,8 +93,9 @@ class Row:
 
 
 def rows(seen: Seen) -> Iterator[Row]:
-    """Yield the rows; GPUs without a reading yet are left out, and so are those that are gone."""
-    for gpu in seen.found.topology.gpus:
+    """Yield the rows; GPUs without a reading yet are left out."""
+    here = {gpu.uuid for gpu in seen.found.topology.gpus}
+    for gpu in (*seen.found.topology.gpus, *(gpu for uuid, gpu in seen.gone.items() if uuid not in here)):
         reading = seen.readings.get(gpu.uuid)
         if reading is None:
             continue

@@ -94,5 +94,6 @@ class Scrape:
             watching.xids,
             used,
             self._tenants.of(pods),
+            watching.gone,
         )
         self._devices.take(seen, self._state(held))

@@ -125,7 +125,13 @@ def test_probes_tell_a_driver_that_is_well(driver: Metered) -> None:
     assert (status, said) == (200, "plugin: ok\nregistration: ok\nslices: ok\n")
     machine.change(driver.state, 0, lost=1)
     gone = driver.machine.gpus[0].uuid
-    live.wait(
-        "failed", lambda: metrics.samples(driver.text(), "hw_status", hw_id=gone, hw_state="failed")[0][1] == 1, 10
-    )
+
+    def failed() -> bool:
+        return metrics.value(driver.text(), "hw_status", hw_id=gone, hw_state="failed") == 1
+
+    live.wait("failed", failed, 10)
+    live.wait("discovery leaves it out", lambda: "gpu-0" not in driver.devices(), 15)
+    assert failed(), "what is lost is still told"
     assert not metrics.samples(driver.text(), "DCGM_FI_DEV_GPU_TEMP", UUID=gone)
+    machine.change(driver.state, 0, lost=0)
+    live.wait("it is back", lambda: not failed() and "gpu-0" in driver.devices(), 15)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 
 from dra_driver import app, checkpoint, claim, claims_api, mig
 from dra_driver.health import source, taints, watcher
-from dra_driver.metrics import users, work
+from dra_driver.metrics import rows, users, work
 from dra_driver.probe import interface
+from scheduler.model import node
 from tests.driver import conftest, host, metrics, objects
 from tests.driver.metrics import background, until
-from tests.driver.test_metrics import MACHINE, entry, pod, whole
+from tests.driver.test_metrics import MACHINE, entry, pod, text, whole
 from tests.driver.test_publisher import Api
 
 
@@ -136,6 +138,43 @@ async def test_the_watcher_keeps_mig_instances_and_last_xids(tmp_path: Path) -> 
     assert watched.xids == {uuid: 31}
     await watched._publish()
     assert opened().xids == {uuid: 79}, "of those before a restart the worst is known"
+
+
+async def test_a_gpu_that_discovery_finds_no_more_is_told_as_lost_until_it_is_back(tmp_path: Path) -> None:
+    class Quiet:
+        def reading(self, gpu_uuid: str) -> interface.Reading:
+            return interface.Reading(gpu_uuid, temperature=40, recovery_action=0)
+
+    machine = host.machine()
+    gone = machine.gpus[0]
+    rest = tuple(replace(gpu, index=i, device_name=gpu.name) for i, gpu in enumerate(machine.gpus[1:]))
+    less = replace(machine, gpus=rest, nvlinks=())
+    faults, times = watcher.Faults(tmp_path / "faults.json", "b"), taints.Times(tmp_path / "taints.json")
+    watched = watcher.Watcher(Quiet(), machine, source.Source("node-a"), times, faults)
+    await watched.start()
+
+    def told(found: node.NodeTopology) -> str:
+        seen = rows.Seen(
+            interface.Discovered(found),
+            watched.readings,
+            watched.known,
+            watched.instances,
+            gone=watched.gone,
+        )
+        return text(seen)
+
+    for _ in range(2):
+        watched.found(less)
+        await watched.poll()
+        said = told(less)
+        assert metrics.value(said, "hw_status", hw_id=gone.uuid, hw_state="failed") == 1
+        ((labels, _),) = metrics.samples(said, "muster_gpu_fault")
+        assert (labels["kind"], labels["gpu"]) == ("gpu-lost", "0")
+        found = {each["gpu"]: each["UUID"] for each, _ in metrics.samples(said, "DCGM_FI_DEV_GPU_TEMP")}
+        assert found == {str(i): machine.gpus[i].uuid for i in range(1, 8)}, "numbers stay"
+    watched.found(machine)
+    await watched.poll()
+    assert metrics.value(told(machine), "hw_status", hw_id=gone.uuid, hw_state="ok") == 1 and not watched.gone
 
 
 async def test_the_kubelet_is_asked_seldom_and_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
