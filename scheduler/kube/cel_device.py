@@ -70,20 +70,17 @@ class Device:
 IDENTITY = object()
 """Value of attributes that differ from node to node."""
 
+BROKEN = object()
+"""Value of attributes and capacities that are not understood."""
+
 SEMVER = re.compile(r"(\d{1,18})\.(\d{1,18})\.(\d{1,18})(?:-([0-9A-Za-z.-]{1,64}))?(?:\+[0-9A-Za-z.-]{1,64})?")
 
 
 def device(driver: str, entry: Mapping[str, Any]) -> Device:
-    """Return the device of an entry of a slice.
-
-    Raises
-    ------
-    CelError
-        A value of a type that devices do not have.
-    """
+    """Return the device of an entry of a slice; a value that is not understood is an error only where it is read."""
     body = entry.get("basic", entry)
     attributes = {key: _value(key, value) for key, value in (body.get("attributes") or {}).items()}
-    capacity = {key: to_quantity(value["value"]) for key, value in (body.get("capacity") or {}).items()}
+    capacity = {key: _capacity(value) for key, value in (body.get("capacity") or {}).items()}
     multiple = bool(body.get("allowMultipleAllocations"))
     return Device(driver, entry["name"], _by_domain(driver, attributes), _by_domain(driver, capacity), multiple)
 
@@ -100,10 +97,20 @@ def _by_domain(driver: str, values: Mapping[str, Any]) -> dict[str, dict[str, An
 def _value(key: str, value: Mapping[str, Any]) -> Any:
     if value == part.MASKED and key.rpartition("/")[2] in part.IDENTITIES:
         return IDENTITY
-    ((kind, content),) = value.items()
-    if kind == "version":
-        return to_version(content)
-    return [to_version(one) for one in content] if kind == "versions" else content
+    try:
+        ((kind, content),) = value.items()
+        if kind == "version":
+            return to_version(content)
+        return [to_version(one) for one in content] if kind == "versions" else content
+    except (TypeError, ValueError):
+        return BROKEN
+
+
+def _capacity(value: Mapping[str, Any]) -> Any:
+    try:
+        return to_quantity(value["value"])
+    except (KeyError, TypeError, ValueError):
+        return BROKEN
 
 
 def to_quantity(text: Any) -> Quantity:
@@ -133,6 +140,8 @@ def known(device: Device, value: Any, name: str) -> Any:
     device.read.add(name)
     if value is IDENTITY:
         raise IdentityRead(f"{name} tells apart devices that are equal to a plan")
+    if value is BROKEN:
+        raise CelError(f"device {device.name}: the value of {name} is not understood")
     return value
 
 

@@ -5,18 +5,17 @@ machine nor its place changed, the very same `Scoring` comes back.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from scheduler.kube import catalog as catalogs
+from scheduler.kube import host as hosts
 from scheduler.kube import names, part, places, taint_rule
 from scheduler.kube import node as nodes
-from scheduler.model import claim, device, extended, fabric, levels, nvidia_slices, slices
-from scheduler.model import node as machines
+from scheduler.model import claim, fabric, levels, nvidia_slices, slices
+from scheduler.model import node as model
 from scheduler.placement import policy, scoring, target
 from scheduler.snapshot import topology
-
-EXTENDED = f"{extended.GPU_RESOURCE}:"
-"""Before the product of GPUs that are an extended resource, so that no claim is planned on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +52,6 @@ def read_topology(item: Mapping[str, Any]) -> LevelOrder:
     """Project a Topology of ``kueue.x-k8s.io``."""
     keys = (one["nodeLabel"] for one in (item.get("spec") or {}).get("levels") or ())
     return LevelOrder(item["metadata"]["name"], tuple(key for key in keys if key != levels.HOSTNAME))
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A node with its devices as published.
-
-    Attributes
-    ----------
-    topology : NodeTopology
-        Complete: CPU, memory and pods are what the node can allocate.
-    driver : str
-        Who published the devices, "" where they are an extended resource or none. The pool has the node's name.
-    contents : tuple of Content
-        The device entries, shared by all nodes of one shape.
-    identities : dict of (device, attribute) to value
-    taints : tuple of (device, Taint)
-        Those that keep pods off, without that of ownership.
-    """
-
-    topology: machines.NodeTopology
-    driver: str = ""
-    contents: tuple[part.Content, ...] = ()
-    identities: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    taints: tuple[tuple[str, part.Taint], ...] = ()
-
-    def devices(self) -> dict[str, claim.Device]:
-        """Return every device that can be allocated by its name; none where GPUs are an extended resource."""
-        return claim.devices(self.topology) if self.driver else {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,9 +109,10 @@ class Fleet:
     _parts: dict[str, dict[str, part.Part]] = field(default_factory=dict)
     _rules: dict[str, taint_rule.Rule] = field(default_factory=dict)
     _orders: dict[str, LevelOrder] = field(default_factory=dict)
-    _machines: dict[str, Machine] = field(default_factory=dict)
+    _hosts: dict[str, hosts.Host] = field(default_factory=dict)
     _problems: dict[str, str] = field(default_factory=dict)
-    _templates: dict[tuple[object, ...], machines.NodeTopology] = field(default_factory=dict)
+    _templates: dict[tuple[object, ...], model.NodeTopology] = field(default_factory=dict)
+    _catalog: catalogs.Catalog | None = None
     _stale: bool = True
     _places: places.Places = field(default_factory=places.Places)
     _scoring: scoring.Scoring | None = None
@@ -199,18 +171,29 @@ class Fleet:
         )
 
     def refresh(self) -> None:
-        """Decode the nodes that changed; `machine` and `machines` are up to date then."""
+        """Decode the nodes that changed; `host`, `all_hosts` and `catalog` are up to date then."""
         for name in sorted(self.dirty):
             self._refresh(name)
         self.dirty.clear()
 
-    def machine(self, name: str) -> Machine | None:
+    def host(self, name: str) -> hosts.Host | None:
         """Return a node of the fleet, None for one that is unknown or left out."""
-        return None if name in self._places.rejected else self._machines.get(name)
+        return None if name in self._places.rejected else self._hosts.get(name)
 
-    def machines(self) -> Iterator[Machine]:
+    def all_hosts(self) -> Iterator[hosts.Host]:
         """Yield the nodes by name, those without devices too."""
-        return (self._machines[name] for name in sorted(self._machines) if name not in self._places.rejected)
+        return (self._hosts[name] for name in sorted(self._hosts) if name not in self._places.rejected)
+
+    def catalog(self) -> catalogs.Catalog:
+        """Return the distinct devices that the machines publish; the same object while no machine changes."""
+        if self._catalog is None:
+            self._catalog = catalogs.of(self.all_hosts())
+        return self._catalog
+
+    def offered(self, resource: str) -> int:
+        """Return the least of an extended resource that a node with GPUs has."""
+        with_gpus = (one.topology.name for one in self.all_hosts() if one.topology.gpus)
+        return min((dict(self._nodes[name].extended).get(resource, 0) for name in with_gpus), default=0)
 
     def node(self, name: str) -> nodes.Node | None:
         """Return the projection of a node."""
@@ -218,28 +201,23 @@ class Fleet:
 
     def _refresh(self, name: str) -> None:
         """Decode one node again."""
-        before = self._machines.pop(name, None)
+        before, after = self._hosts.pop(name, None), None
         self._problems.pop(name, None)
-        if name not in self._nodes:
-            self._stale |= before is not None
-            return
-        try:
-            after = self._decoded(self._nodes[name])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self._problems[name] = str(error) or type(error).__name__
-            self._stale |= before is not None
-            return
-        self._machines[name] = after
-        self._stale |= before is None or before.topology != after.topology
+        if name in self._nodes:
+            try:
+                after = self._hosts[name] = self._decoded(self._nodes[name])
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                self._problems[name] = str(error) or type(error).__name__
+        if before != after:
+            self._catalog = None
+        if before is None or after is None or before.topology != after.topology:
+            self._stale |= before is not after
 
-    def _decoded(self, node: nodes.Node) -> Machine:
+    def _decoded(self, node: nodes.Node) -> hosts.Host:
         """Return a node with the devices of the pool that has most GPUs."""
         found = [self._pool(node, driver, parts) for driver, parts in self._pools(node.name).items()]
         best = max(found, key=lambda one: len(one.topology.gpus), default=None)
-        if best is None:
-            count = dict(node.extended).get(extended.GPU_RESOURCE, 0)
-            best = Machine(extended.machine(node.name, dict(node.labels), count, EXTENDED))
-        return replace(best, topology=_on_node(best, node))
+        return hosts.on_node(best or hosts.plugged(node), node)
 
     def _pools(self, name: str) -> dict[str, list[part.Part]]:
         """Group the slices of a node by driver, in the drivers' order."""
@@ -247,7 +225,7 @@ class Fleet:
         grouped = {driver: [one for one in parts if one.driver == driver] for driver in self.options.drivers}
         return {driver: found for driver, found in grouped.items() if found}
 
-    def _pool(self, node: nodes.Node, driver: str, parts: list[part.Part]) -> Machine:
+    def _pool(self, node: nodes.Node, driver: str, parts: list[part.Part]) -> hosts.Host:
         """Return what one driver published, as a machine of its shape; a shape seen before is not decoded again."""
         for one in parts:
             if one.pool != node.name:
@@ -262,27 +240,28 @@ class Fleet:
             self._templates[driver, *contents] = template
         identities = {(found, key): value for one in current for found, key, value in one.identities}
         taints = tuple((found, taint) for one in current for found, taint in one.taints if _bars(taint))
-        return Machine(template, driver, contents, identities, taints)
+        return hosts.Host(template, driver, contents, identities, taints)
 
     def _compiled(self) -> topology.Topology:
         """Compile the tree of domains over all machines that fit into it."""
-        found = {name: one.topology for name, one in sorted(self._machines.items())}
+        found = {name: one.topology for name, one in sorted(self._hosts.items())}
         orders = [order.labels for _, order in sorted(self._orders.items())]
         self._places = places.places(found, self.options.paths, self.options.level_labels, orders)
         kept = {name: found[name] for name in self._places.paths}
         self.generation += 1
+        self._catalog = None
         tree = fabric.from_paths(kept, self._places.paths, list(self._places.named.values()))
         return topology.compile_topology(tree, self.generation)
 
     def _closed(self) -> dict[str, str]:
         """Return why nothing can start on some nodes."""
-        reasons = {name: nodes.closed(self._nodes[name], self.options.tolerated) for name in sorted(self._machines)}
+        reasons = {name: nodes.closed(self._nodes[name], self.options.tolerated) for name in sorted(self._hosts)}
         return {name: reason for name, reason in reasons.items() if reason}
 
     def _tainted(self) -> Iterator[tuple[str, str, part.Taint]]:
         """Yield the devices that a taint keeps off, by node."""
         rules = [(rule, rule.taint) for _, rule in sorted(self._rules.items()) if rule.taint and _bars(rule.taint)]
-        for one in self.machines():
+        for one in self.all_hosts():
             name = one.topology.name
             yield from ((name, found, taint) for found, taint in one.taints)
             for rule, taint in rules:
@@ -291,31 +270,9 @@ class Fleet:
 
     def _gpus(self, name: str, found: str) -> Iterator[int]:
         """Yield the GPU that a device name means, if it is a whole GPU."""
-        yield from (gpu.index for gpu in self._machines[name].topology.gpus if gpu.name == found)
+        yield from (gpu.index for gpu in self._hosts[name].topology.gpus if gpu.name == found)
 
 
 def _bars(taint: part.Taint) -> bool:
     """Tell whether a taint is a fault of the device rather than our mark of ownership."""
     return taint.effect == "NoExecute" or taint.key != names.OWNED
-
-
-def _on_node(one: Machine, node: nodes.Node) -> machines.NodeTopology:
-    """Return the machine of a shape as one node, with its own name, identities and room."""
-    return replace(
-        one.topology,
-        name=node.name,
-        gpus=tuple(_identified(one)) if one.driver else one.topology.gpus,
-        cpu_milli=node.cpu_milli,
-        memory_mib=node.memory_mib,
-        max_pods=node.max_pods,
-        labels=node.labels,
-    )
-
-
-def _identified(one: Machine) -> Iterator[device.Gpu]:
-    """Yield the GPUs of a shape with the identities of one node."""
-    known = one.identities
-    parents = {name.partition("-mig-")[0]: value for (name, key), value in known.items() if key == "parentUUID"}
-    for gpu in one.topology.gpus:
-        uuid = known.get((gpu.name, "uuid"), parents.get(gpu.name, ""))
-        yield replace(gpu, uuid=uuid, fabric_id=known.get((gpu.name, "nvlinkDomain"), ""))
