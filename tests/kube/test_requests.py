@@ -249,7 +249,9 @@ def test_asked_takes_claims_or_templates_and_names_what_is_missing() -> None:
     one, other = spec(exactly("g", GPU)), spec(exactly("n", NIC))
     made = claim.Claim("ml", "c", "u", "1", one)
     own = fleets.pod(a="c", b="d")
-    with pytest.raises(requests.RequestError, match=r"spec[.]resourceClaims b: there is no ResourceClaim d$") as missing:
+    with pytest.raises(
+        requests.RequestError, match=r"spec[.]resourceClaims b: there is no ResourceClaim d$"
+    ) as missing:
         requests.asked(own, {("ml", "c"): made}, {})
     assert missing.value.passing
     own = replace(own, claims=(own.claims[0], replace(own.claims[1], claim="", template="t")))
