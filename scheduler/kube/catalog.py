@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from scheduler.kube import cel, cel_device, host
+from scheduler.kube import cel, cel_device
 from scheduler.model import claim, device
 
 Key = tuple[object, ...]
@@ -106,7 +106,7 @@ class Catalog:
 
     Attributes
     ----------
-    hosts : tuple of tuple of Host
+    machines : tuple of tuple of Machine
         Those of every shape.
     plugged : tuple of str
         Models of GPUs that are extended resources.
@@ -115,13 +115,13 @@ class Catalog:
     """
 
     shapes: tuple[Shape, ...]
-    hosts: tuple[tuple[host.Host, ...], ...]
+    machines: tuple[tuple[machine.Machine, ...], ...]
     plugged: tuple[str, ...] = ()
     meanings: dict[Wanted, tuple[str, tuple[str, ...] | None, str]] = field(default_factory=dict)
     _row: Mapping[Key, int] = field(default_factory=dict)
     _matches: dict[Wanted, Match] = field(default_factory=dict)
 
-    def shape(self, one: host.Host) -> Shape | None:
+    def shape(self, one: machine.Machine) -> Shape | None:
         """Return the shape of a machine, None for one that publishes nothing."""
         row = self._row.get(_key(one))
         return None if row is None else self.shapes[row]
@@ -147,11 +147,11 @@ class Catalog:
         return found
 
 
-def of(hosts: Iterable[host.Host]) -> Catalog:
+def of(machines: Iterable[machine.Machine]) -> Catalog:
     """Return the catalog of a fleet's machines."""
-    grouped: dict[Key, list[host.Host]] = {}
+    grouped: dict[Key, list[machine.Machine]] = {}
     plugged: set[str] = set()
-    for one in hosts:
+    for one in machines:
         if one.driver:
             grouped.setdefault(_key(one), []).append(one)
         else:
@@ -161,11 +161,11 @@ def of(hosts: Iterable[host.Host]) -> Catalog:
     return Catalog(shapes, tuple(tuple(found) for found in grouped.values()), tuple(sorted(plugged)), _row=rows)
 
 
-def _key(one: host.Host) -> Key:
+def _key(one: machine.Machine) -> Key:
     return one.driver, *one.contents
 
 
-def _shape(one: host.Host) -> Shape:
+def _shape(one: machine.Machine) -> Shape:
     """Return the shape of a machine; devices that are of no use to a plan are left out."""
     real = one.devices()
     entries = [entry for content in one.contents for entry in content.entries()]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scheduler.kube import catalog as catalogs
-from scheduler.kube import cel_device, claim, host, needs, part
+from scheduler.kube import cel_device, claim, machine, needs, part
 
 Values = list[Any]
 
@@ -38,7 +38,7 @@ def concerns(constraint: Mapping[str, Any], request: str) -> bool:
 
 
 def fulfilled(
-    constraint: Mapping[str, Any], shape: catalogs.Shape, own: host.Host, devices: Sequence[str], total: int
+    constraint: Mapping[str, Any], shape: catalogs.Shape, own: machine.Machine, devices: Sequence[str], total: int
 ) -> bool:
     """Tell whether all choices of `total` among some devices of a machine fulfil a constraint."""
     same, different = constraint.get("matchAttribute"), constraint.get("distinctAttribute")
@@ -53,7 +53,7 @@ def fulfilled(
     return all(cel_device.same(a, b) is bool(same) for a, b in pairs)
 
 
-def value(shape: catalogs.Shape, own: host.Host, device: str, attribute: str) -> Any:
+def value(shape: catalogs.Shape, own: machine.Machine, device: str, attribute: str) -> Any:
     """Return the value of an attribute of a device of a machine, None where it has none."""
     domain, _, short = attribute.rpartition("/")
     found = shape.devices[device].seen.attributes.get(domain or shape.driver, {}).get(short)
@@ -64,7 +64,7 @@ def value(shape: catalogs.Shape, own: host.Host, device: str, attribute: str) ->
 
 def _possible(
     concerned: Sequence[needs.Need], catalog: catalogs.Catalog, attribute: str
-) -> Iterator[tuple[catalogs.Shape, host.Host, list[str]]]:
+) -> Iterator[tuple[catalogs.Shape, machine.Machine, list[str]]]:
     """Yield the machines that have enough devices for all concerned requests, with the devices that suit.
 
     Machines of one shape differ in identities only: one of them stands for all where another attribute is meant.
@@ -74,5 +74,5 @@ def _possible(
     for row, shape in enumerate(catalog.shapes):
         if found and all(len(devices[row]) >= count for devices, count in found):
             suit = sorted({name for devices, _ in found for name in devices[row]})
-            for own in catalog.hosts[row][:1] if single else catalog.hosts[row]:
+            for own in catalog.machines[row][:1] if single else catalog.machines[row]:
                 yield shape, own, suit

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scheduler.kube import catalog as catalogs
-from scheduler.kube import host as hosts
 from scheduler.kube import names, part, places, taint_rule
 from scheduler.kube import node as nodes
+from scheduler.kube.machine import Machine as Machine
+from scheduler.kube.machine import on_node, plugged
 from scheduler.model import claim, fabric, levels, nvidia_slices, slices
 from scheduler.model import node as model
 from scheduler.placement import policy, scoring, target
@@ -109,7 +110,7 @@ class Fleet:
     _parts: dict[str, dict[str, part.Part]] = field(default_factory=dict)
     _rules: dict[str, taint_rule.Rule] = field(default_factory=dict)
     _orders: dict[str, LevelOrder] = field(default_factory=dict)
-    _hosts: dict[str, hosts.Host] = field(default_factory=dict)
+    _machines: dict[str, Machine] = field(default_factory=dict)
     _problems: dict[str, str] = field(default_factory=dict)
     _templates: dict[tuple[object, ...], model.NodeTopology] = field(default_factory=dict)
     _catalog: catalogs.Catalog | None = None
@@ -171,28 +172,28 @@ class Fleet:
         )
 
     def refresh(self) -> None:
-        """Decode the nodes that changed; `host`, `all_hosts` and `catalog` are up to date then."""
+        """Decode the nodes that changed; `machine`, `machines` and `catalog` are up to date then."""
         for name in sorted(self.dirty):
             self._refresh(name)
         self.dirty.clear()
 
-    def host(self, name: str) -> hosts.Host | None:
+    def machine(self, name: str) -> Machine | None:
         """Return a node of the fleet, None for one that is unknown or left out."""
-        return None if name in self._places.rejected else self._hosts.get(name)
+        return None if name in self._places.rejected else self._machines.get(name)
 
-    def all_hosts(self) -> Iterator[hosts.Host]:
+    def machines(self) -> Iterator[Machine]:
         """Yield the nodes by name, those without devices too."""
-        return (self._hosts[name] for name in sorted(self._hosts) if name not in self._places.rejected)
+        return (self._machines[name] for name in sorted(self._machines) if name not in self._places.rejected)
 
     def catalog(self) -> catalogs.Catalog:
         """Return the distinct devices that the machines publish; the same object while no machine changes."""
         if self._catalog is None:
-            self._catalog = catalogs.of(self.all_hosts())
+            self._catalog = catalogs.of(self.machines())
         return self._catalog
 
     def offered(self, resource: str) -> int:
         """Return the least of an extended resource that a node with GPUs has."""
-        with_gpus = (one.topology.name for one in self.all_hosts() if one.topology.gpus)
+        with_gpus = (one.topology.name for one in self.machines() if one.topology.gpus)
         return min((dict(self._nodes[name].extended).get(resource, 0) for name in with_gpus), default=0)
 
     def node(self, name: str) -> nodes.Node | None:
@@ -201,11 +202,11 @@ class Fleet:
 
     def _refresh(self, name: str) -> None:
         """Decode one node again."""
-        before, after = self._hosts.pop(name, None), None
+        before, after = self._machines.pop(name, None), None
         self._problems.pop(name, None)
         if name in self._nodes:
             try:
-                after = self._hosts[name] = self._decoded(self._nodes[name])
+                after = self._machines[name] = self._decoded(self._nodes[name])
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 self._problems[name] = str(error) or type(error).__name__
         if before != after:
@@ -213,11 +214,11 @@ class Fleet:
         if before is None or after is None or before.topology != after.topology:
             self._stale |= before is not after
 
-    def _decoded(self, node: nodes.Node) -> hosts.Host:
+    def _decoded(self, node: nodes.Node) -> Machine:
         """Return a node with the devices of the pool that has most GPUs."""
         found = [self._pool(node, driver, parts) for driver, parts in self._pools(node.name).items()]
         best = max(found, key=lambda one: len(one.topology.gpus), default=None)
-        return hosts.on_node(best or hosts.plugged(node), node)
+        return on_node(best or plugged(node), node)
 
     def _pools(self, name: str) -> dict[str, list[part.Part]]:
         """Group the slices of a node by driver, in the drivers' order."""
@@ -225,7 +226,7 @@ class Fleet:
         grouped = {driver: [one for one in parts if one.driver == driver] for driver in self.options.drivers}
         return {driver: found for driver, found in grouped.items() if found}
 
-    def _pool(self, node: nodes.Node, driver: str, parts: list[part.Part]) -> hosts.Host:
+    def _pool(self, node: nodes.Node, driver: str, parts: list[part.Part]) -> Machine:
         """Return what one driver published, as a machine of its shape; a shape seen before is not decoded again."""
         for one in parts:
             if one.pool != node.name:
@@ -240,11 +241,11 @@ class Fleet:
             self._templates[driver, *contents] = template
         identities = {(found, key): value for one in current for found, key, value in one.identities}
         taints = tuple((found, taint) for one in current for found, taint in one.taints if _bars(taint))
-        return hosts.Host(template, driver, contents, identities, taints)
+        return Machine(template, driver, contents, identities, taints)
 
     def _compiled(self) -> topology.Topology:
         """Compile the tree of domains over all machines that fit into it."""
-        found = {name: one.topology for name, one in sorted(self._hosts.items())}
+        found = {name: one.topology for name, one in sorted(self._machines.items())}
         orders = [order.labels for _, order in sorted(self._orders.items())]
         self._places = places.places(found, self.options.paths, self.options.level_labels, orders)
         kept = {name: found[name] for name in self._places.paths}
@@ -255,13 +256,13 @@ class Fleet:
 
     def _closed(self) -> dict[str, str]:
         """Return why nothing can start on some nodes."""
-        reasons = {name: nodes.closed(self._nodes[name], self.options.tolerated) for name in sorted(self._hosts)}
+        reasons = {name: nodes.closed(self._nodes[name], self.options.tolerated) for name in sorted(self._machines)}
         return {name: reason for name, reason in reasons.items() if reason}
 
     def _tainted(self) -> Iterator[tuple[str, str, part.Taint]]:
         """Yield the devices that a taint keeps off, by node."""
         rules = [(rule, rule.taint) for _, rule in sorted(self._rules.items()) if rule.taint and _bars(rule.taint)]
-        for one in self.all_hosts():
+        for one in self.machines():
             name = one.topology.name
             yield from ((name, found, taint) for found, taint in one.taints)
             for rule, taint in rules:
@@ -270,7 +271,7 @@ class Fleet:
 
     def _gpus(self, name: str, found: str) -> Iterator[int]:
         """Yield the GPU that a device name means, if it is a whole GPU."""
-        yield from (gpu.index for gpu in self._hosts[name].topology.gpus if gpu.name == found)
+        yield from (gpu.index for gpu in self._machines[name].topology.gpus if gpu.name == found)
 
 
 def _bars(taint: part.Taint) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.kube import catalog as catalogs
-from scheduler.kube import cel, cel_device, constraints, host, needs, requests
+from scheduler.kube import cel, cel_device, constraints, machine, needs, requests
 from scheduler.model import claim, device
 
 
@@ -52,7 +52,7 @@ def of(
     specs: requests.Specs,
     found: needs.Classes,
     catalog: catalogs.Catalog,
-    own: host.Host,
+    own: machine.Machine,
     grant: claim.Holding,
     share_ids: Sequence[str],
     taken: Collection[str] = (),
@@ -63,7 +63,7 @@ def of(
     ----------
     specs : dict of claim name to Spec
         From `requests.asked`; the same that the request was made of.
-    own : Host
+    own : Machine
         The node of the grant.
     share_ids : sequence of str
         At least one UUID for each GPU of the grant; used for GPUs that are published for several allocations.
@@ -99,29 +99,31 @@ def of(
 
 
 def _dealt(
-    own: host.Host,
+    own: machine.Machine,
     grant: claim.Holding,
     wanted: Sequence[needs.Need],
     share_ids: Sequence[str],
     taken: Collection[str],
 ) -> _Deal:
     """Lay a grant out by device names."""
-    machine = own.topology
+    found = own.topology
     profile = next((need.sort for need in wanted if need.kind == "mig"), "")
     free: dict[str, list[str]] = {}
-    for one in machine.accelerators:
+    for one in found.accelerators:
         if one.device_name not in taken:
             free.setdefault(one.kind, []).append(one.device_name)
     return _Deal(
-        gpus=[] if grant.partitions else [machine.gpus[index].name for index in grant.gpus],
-        partitions=[claim.find_partition(machine, gpu, profile, slices).name for gpu, slices in grant.partitions],
-        nics=[nic.device_name for nic in machine.nics if grant.nic_mask >> nic.index & 1],
+        gpus=[] if grant.partitions else [found.gpus[index].name for index in grant.gpus],
+        partitions=[claim.find_partition(found, gpu, profile, slices).name for gpu, slices in grant.partitions],
+        nics=[nic.device_name for nic in found.nics if grant.nic_mask >> nic.index & 1],
         accelerators=free,
         share_ids=list(share_ids),
     )
 
 
-def _row(need: needs.Need, shape: catalogs.Shape, own: host.Host, name: str, share_ids: list[str]) -> claim.Allocation:
+def _row(
+    need: needs.Need, shape: catalogs.Shape, own: machine.Machine, name: str, share_ids: list[str]
+) -> claim.Allocation:
     """Return the row of one device."""
     share_id, consumed = "", dict(_whole(need.consumed))
     if shape.devices[name].seen.multiple:
@@ -144,7 +146,7 @@ def _whole(consumed: Sequence[tuple[str, object]]) -> Iterator[tuple[str, int]]:
         yield name.rpartition("/")[2], -(-exact // step) * step
 
 
-def _check_suits(need: needs.Need, shape: catalogs.Shape, own: host.Host, name: str) -> None:
+def _check_suits(need: needs.Need, shape: catalogs.Shape, own: machine.Machine, name: str) -> None:
     """Check a device against the selectors of its class and request."""
     one = shape.devices.get(name)
     if one is None:
@@ -163,7 +165,7 @@ def _check_constraints(
     name: str,
     found: Sequence[Mapping[str, object]],
     shape: catalogs.Shape,
-    own: host.Host,
+    own: machine.Machine,
     rows: Sequence[claim.Allocation],
 ) -> None:
     """Check the exact devices of a claim against its constraints."""

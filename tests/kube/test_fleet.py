@@ -213,7 +213,7 @@ def test_a_node_that_goes_takes_its_slices_place_and_comes_back() -> None:
     found.compile(MUSTER)
     found.remove(node.Node("a0"))
     assert [m.name for m in found.compile(MUSTER).topology.nodes] == ["a1"]
-    assert found.host("a0") is None
+    assert found.machine("a0") is None
     found.update(node.read(node_object("a0")))
     assert len(found.compile(MUSTER).topology.nodes[0].gpus) == 8
 

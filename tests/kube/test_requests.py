@@ -37,7 +37,7 @@ def named(kind: str, name: str, fabric: str = "") -> model.NodeTopology:
 FLEET = fleets.told(named("hgx-h100", "h0"), named("hgx-h100", "h1"), cut("a0"), named("dgx-1v", "v0"))
 RACK = fleets.told(*(named("gb200-nvl72", f"t{i}", "11111111-0000-0000-0000-000000000000.3") for i in range(3)))
 H100, A100, V100 = "H100-SXM5-80GB", "A100-SXM4-80GB", "V100-SXM2-32GB"
-MODELS = {gpu.model.name for host in FLEET.all_hosts() for gpu in host.topology.gpus}
+MODELS = {gpu.model.name for one in FLEET.machines() for gpu in one.topology.gpus}
 
 
 def asks(*wanted: claim.Spec, of: fleet.Fleet = FLEET, pod: Any = None, **extended: str) -> request.PodRequest:
@@ -265,7 +265,7 @@ def test_shared_claims() -> None:
 
 def grants(name: str) -> some.SearchStrategy[tuple[claim.Spec, state.Grant]]:
     """Return grants on a machine, with a claim that asks for them in one to three requests."""
-    machine = FLEET.host(name).topology  # type: ignore[union-attr]
+    machine = FLEET.machine(name).topology  # type: ignore[union-attr]
 
     @some.composite
     def draw(draw: some.DrawFn) -> tuple[claim.Spec, state.Grant]:
@@ -290,7 +290,7 @@ def test_rows_read_back_are_the_grant_and_fulfil_every_request(
     drawn: tuple[str, tuple[claim.Spec, state.Grant]],
 ) -> None:
     name, (wanted, grant) = drawn
-    own = FLEET.host(name)
+    own = FLEET.machine(name)
     assert own is not None
     ids = [f"id-{i}" for i in range(16)]
     found = rows.of({"c": wanted}, fleets.device_classes(), FLEET.catalog(), own, grant, ids)["c"]
@@ -310,7 +310,7 @@ def test_rows_read_back_are_the_grant_and_fulfil_every_request(
 
 @given(some.data())
 def test_rows_of_partitions_read_back(data: some.DataObject) -> None:
-    own = FLEET.host("a0")
+    own = FLEET.machine("a0")
     assert own is not None
     profile = data.draw(some.sampled_from(["1g.10gb", "2g.20gb", "3g.40gb", "7g.80gb"]))
     parts = [p for gpu in own.topology.gpus[:2] for p in claims.partitions_of(gpu) if p.profile.name == profile]
@@ -325,7 +325,7 @@ def test_rows_of_partitions_read_back(data: some.DataObject) -> None:
 
 
 def row_of(wanted: claim.Spec, grant: state.Grant, name: str = "h0", of: fleet.Fleet = FLEET, ids: int = 8) -> Any:
-    own = of.host(name)
+    own = of.machine(name)
     assert own is not None
     return rows.of({"c": wanted}, fleets.device_classes(), of.catalog(), own, grant, [str(i) for i in range(ids)])["c"]
 

@@ -12,7 +12,7 @@ EXTENDED = f"{extended.GPU_RESOURCE}:"
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class Machine:
     """A node with its devices as published.
 
     Attributes
@@ -39,7 +39,7 @@ class Host:
         return claim.devices(self.topology) if self.driver else {}
 
 
-def plugged(own: nodes.Node) -> Host:
+def plugged(own: nodes.Node) -> Machine:
     """Return a node whose GPUs, if it has any, are an extended resource.
 
     Raises
@@ -47,10 +47,10 @@ def plugged(own: nodes.Node) -> Host:
     ValueError
     """
     count = dict(own.extended).get(extended.GPU_RESOURCE, 0)
-    return Host(extended.machine(own.name, dict(own.labels), count, EXTENDED))
+    return Machine(extended.machine(own.name, dict(own.labels), count, EXTENDED))
 
 
-def on_node(one: Host, own: nodes.Node) -> Host:
+def on_node(one: Machine, own: nodes.Node) -> Machine:
     """Return the machine of a shape as one node, with its own name, identities and room."""
     topology = replace(
         one.topology,
@@ -64,7 +64,7 @@ def on_node(one: Host, own: nodes.Node) -> Host:
     return replace(one, topology=topology)
 
 
-def _identified(one: Host) -> Iterator[device.Gpu]:
+def _identified(one: Machine) -> Iterator[device.Gpu]:
     """Yield the GPUs of a shape with the identities of one node."""
     known = one.identities
     parents = {name.partition("-mig-")[0]: value for (name, key), value in known.items() if key == "parentUUID"}
