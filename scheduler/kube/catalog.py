@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from scheduler.kube import cel, cel_device
+from scheduler.kube import cel, cel_device, machine
 from scheduler.model import claim, device
 
 Key = tuple[object, ...]
