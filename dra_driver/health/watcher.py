@@ -79,6 +79,8 @@ class Watcher:
     ----------
     known, readings, instances, xids : dict
         By GPU UUID: the health, the last reading, the MIG instances, the last XID of a GPU that had one in this boot.
+    read_at : dict
+        When each GPU was read last, by the monotonic clock: a call that hangs leaves old readings.
     gone : dict
         GPUs that were found earlier and are not now, by UUID.
     """
@@ -96,6 +98,7 @@ class Watcher:
         self._faults = faults
         self.known: dict[str, model.Health] = faults.read()
         self.readings: dict[str, interface.Reading] = {}
+        self.read_at: dict[str, float] = {}
         self.instances: dict[str, Sequence[mig.Instance]] = {}
         self.xids = _xids(self.known)
         self.gone: dict[str, device.Gpu] = {}
@@ -140,7 +143,7 @@ class Watcher:
                 seen = await asyncio.to_thread(self._probe.reading, gpu.uuid)
             except mig.HardwareError as error:
                 seen = interface.Reading(gpu.uuid, failing={"reading": str(error)})
-            self.readings[gpu.uuid] = seen
+            self.readings[gpu.uuid], self.read_at[gpu.uuid] = seen, time.monotonic()
             self.known[gpu.uuid] = _after(self.known.get(gpu.uuid) or model.Health(gpu.uuid, {}), seen, time.time())
             self.instances[gpu.uuid] = await self._instances(gpu) if gpu.mig_enabled and not seen.lost else ()
         return {u: h.faults for u, h in before.items()} != {u: h.faults for u, h in self.known.items()}

@@ -36,13 +36,17 @@ def families(found: Sequence[Row], node_name: str, driver: Driver) -> Iterator[m
     down = metrics_core.GaugeMetricFamily(
         "muster_gpu_nvlinks_down", "NVLinks that exist and are not active.", labels=DEVICE
     )
+    age = metrics_core.GaugeMetricFamily(
+        "muster_gpu_reading_age_seconds", "Time since the GPU was read; grows where a call hangs.", labels=DEVICE
+    )
     for row in gpus:
         names = [node_name, row.number, row.gpu.uuid]
         for one in row.health.faults.values():
             fault.add_metric([*names, one.kind, one.value, one.severity.name.lower()], 1.0)
         if not row.reading.lost:
             down.add_metric(names, float(len(row.reading.links_down)))
-    yield from (fault, down)
+            age.add_metric(names, row.age_s)
+    yield from (fault, down, age)
     for name, text, value in (
         ("prepared_claims", "Claims that are prepared on the node.", driver.prepared_claims),
         ("registered", "Whether the kubelet has registered the driver.", driver.registered),

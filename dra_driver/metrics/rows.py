@@ -23,6 +23,8 @@ class Seen:
     xids : mapping
         The last XID of each GPU that had one.
     tenants : mapping of (namespace, pod) to tenant
+    ages : mapping
+        Seconds since each GPU was read.
     gone : mapping
         GPUs that were found earlier and are not now: their health is told on.
     """
@@ -35,6 +37,7 @@ class Seen:
     used: Mapping[users.Place, Sequence[users.User]] = field(default_factory=dict)
     tenants: Mapping[tuple[str, str], str] = field(default_factory=dict)
     gone: Mapping[str, device.Gpu] = field(default_factory=dict)
+    ages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Row:
         Of the GPU.
     instance, profile : optional
         Of a MIG device.
+    age_s : float
+        Of the reading; 0 where it is not known.
     first : bool
         The row that stands for the device where its users do not matter.
     """
@@ -58,6 +63,7 @@ class Row:
     xid: int
     user: users.User | None
     tenant: str
+    age_s: float
     first: bool
     instance: mig.Instance | None = None
     profile: device.MigProfile | None = None
@@ -110,11 +116,12 @@ def _of(seen: Seen, gpu: device.Gpu, reading: interface.Reading, instance: mig.I
     health = seen.health.get(gpu.uuid) or model.Health(gpu.uuid, {})
     place = (gpu.uuid, instance.profile_id, instance.start) if instance else users.whole(gpu.uuid)
     profile = _profile(gpu, instance) if instance else None
+    age_s = seen.ages.get(gpu.uuid, 0.0)
     known: Sequence[users.User | None] = seen.used.get(place) or (None,)
     for number, user in enumerate(known):
         tenant = seen.tenants.get((user.container.namespace, user.container.pod), "") if user else ""
         xid = seen.xids.get(gpu.uuid, 0)
-        yield Row(gpu, facts, reading, health, xid, user, tenant, number == 0, instance, profile)
+        yield Row(gpu, facts, reading, health, xid, user, tenant, age_s, number == 0, instance, profile)
 
 
 def _profile(gpu: device.Gpu, instance: mig.Instance) -> device.MigProfile | None:

@@ -95,5 +95,6 @@ class Scrape:
             used,
             self._tenants.of(pods),
             watching.gone,
+            {uuid: time.monotonic() - at for uuid, at in watching.read_at.items()},
         )
         self._devices.take(seen, self._state(held))

@@ -90,7 +90,7 @@ def text(looked: rows.Seen) -> str:
 
 
 def test_values_have_the_units_of_dcgm_and_of_opentelemetry() -> None:
-    said = text(seen(xids={GPU: 79}))
+    said = text(seen(xids={GPU: 79}, ages={GPU: 12.5}))
     expected = {
         "DCGM_FI_DEV_GPU_UTIL": 42,
         "DCGM_FI_DEV_MEM_COPY_UTIL": 7,
@@ -108,6 +108,7 @@ def test_values_have_the_units_of_dcgm_and_of_opentelemetry() -> None:
         "hw_power_watts": 350.5,
         "hw_temperature_celsius": 61,
         "muster_gpu_nvlinks_down": 2,
+        "muster_gpu_reading_age_seconds": 12.5,
     }
     assert {name: metrics.value(said, name) for name in expected} == expected
     assert metrics.value(said, "hw_errors_total", error_type="uncorrected") == 1

@@ -120,6 +120,7 @@ def watched(tmp_path: Path, command: Command, engine: tuple[Any, int]) -> Iterat
     for group in rules["groups"]:
         for rule in group["rules"]:
             rule.pop("for", None)
+            rule["expr"] = rule["expr"].replace("> 60", "> 3")  # seconds
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
     group = process.Group(tmp_path / "logs")
     scrapes = [
@@ -195,6 +196,14 @@ def test_a_fault_of_a_gpu(watched: prometheus.Prometheus, command: Command) -> N
     settled(watched, 'DCGM_FI_DEV_XID_ERRORS{gpu="5"}', 79)
     machine.change(command.state, 5, recovery=0)
     live.wait("the alerts end", lambda: not firing(watched, "MusterGpuUnhealthy"), 20)
+
+
+def test_a_gpu_whose_library_hangs(watched: prometheus.Prometheus, command: Command) -> None:
+    settled(watched, "count(muster_gpu_reading_age_seconds < 3)", 8)
+    machine.rule(command.state, "nvmlDeviceGetTemperature", ms=8000, gpu=2, times=1)
+    found = live.wait("the alert", lambda: firing(watched, "MusterGpuNotRead"), 20)
+    assert "2" in {one["gpu"] for one in found}
+    live.wait("the alert ends", lambda: not firing(watched, "MusterGpuNotRead"), 20)
 
 
 def test_slices_that_are_not_published_and_a_kubelet_that_does_not_register(watched: prometheus.Prometheus) -> None:
