@@ -53,7 +53,9 @@ class Within:
     domain : str
         Value of that label; "" for the domain that `node` is in.
     count : int
-        How many of the role's pods go there; 0 for all.
+        How many of the role's pods go there, those of the lowest ranks to the first domain; 0 for all.
+    above : tuple of (str, str)
+        Labels of coarser levels and their values, which hold too: a rack's name may be unique only in its block.
     """
 
     role: str
@@ -61,6 +63,7 @@ class Within:
     domain: str = ""
     node: str = ""
     count: int = 0
+    above: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

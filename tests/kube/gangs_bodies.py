@@ -35,7 +35,7 @@ class Cluster:
         """Recognise pods that share an identity."""
         [identity] = {identities.of(one) for one in members}
         assert identity is not None
-        return recognize.all_of(identity, members, self.find, self.request_of)
+        return recognize.recognize(identity, members, self.find, self.request_of)
 
     def gang(self, *members: pods.Pod) -> workload.Workload:
         [found] = self.gangs(*members)
@@ -43,9 +43,7 @@ class Cluster:
 
 
 def _kind(item: Obj) -> str:
-    return (
-        "PodGroup.scheduling.x-k8s.io" if item.get("apiVersion", "").startswith("scheduling.x-k8s.io") else item["kind"]
-    )
+    return "SigsPodGroup" if item.get("apiVersion", "").startswith("scheduling.x-k8s.io") else item["kind"]
 
 
 def pod(name: str, **more: Any) -> pods.Pod:

@@ -1,1 +1,1 @@
-"""Recognise gangs: pods and the objects that made them become workloads. Pure; `recognize.all_of` is the way in."""
+"""Recognise gangs: pods and the objects that made them become workloads. Pure; `recognize.recognize` is the way in."""

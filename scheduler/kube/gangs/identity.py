@@ -88,8 +88,8 @@ def jobset(namespace: str, name: str) -> workload.Identity:
 
 
 def lws(namespace: str, name: str, group: str) -> workload.Identity:
-    """Return the identity of one replica of a LeaderWorkerSet."""
-    return _made(namespace, "lws", "LeaderWorkerSet", name, f"-{group}")
+    """Return the identity of one replica of a LeaderWorkerSet; its name leaves room for that of a stage."""
+    return workload.Identity(namespace, _fitting(f"lws-{name}-{group}", LENGTH - 9), "LeaderWorkerSet", name)
 
 
 def staged(identity: workload.Identity, stage: str) -> workload.Identity:
@@ -98,6 +98,16 @@ def staged(identity: workload.Identity, stage: str) -> workload.Identity:
     A dot sets the stage apart: names of JobSets and LeaderWorkerSets have none, so that no other of them has that name.
     """
     return replace(identity, name=_fitting(f"{identity.name}.{stage}"))
+
+
+def base(identity: workload.Identity) -> workload.Identity:
+    """Return the identity of a gang's first stage, which is what `of` says of the pods of every stage."""
+    match identity.kind:
+        case "JobSet":
+            return jobset(identity.namespace, identity.owner)
+        case "LeaderWorkerSet":
+            return replace(identity, name=identity.name.partition(".")[0])
+    return identity
 
 
 def _annotated(pod: pods.Pod) -> workload.Identity | None:
@@ -182,13 +192,13 @@ def _text(entries: object, key: str) -> str:
     return str(entries.get(key) or "") if isinstance(entries, Mapping) else ""
 
 
-def _made(namespace: str, prefix: str, kind: str, owner: str, suffix: str = "") -> workload.Identity:
-    return workload.Identity(namespace, _fitting(f"{prefix}-{owner}{suffix}"), kind, owner)
+def _made(namespace: str, prefix: str, kind: str, owner: str) -> workload.Identity:
+    return workload.Identity(namespace, _fitting(f"{prefix}-{owner}"), kind, owner)
 
 
-def _fitting(name: str) -> str:
+def _fitting(name: str, length: int = LENGTH) -> str:
     """Return a name that is a label value and an object name at once."""
-    if len(name) <= LENGTH and _NAME.fullmatch(name):
+    if len(name) <= length and _NAME.fullmatch(name):
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{_OTHER.sub('-', name.lower())[: LENGTH - 9].strip('-')}-{digest}"
+    return f"{_OTHER.sub('-', name.lower())[: length - 9].strip('-')}-{digest}"

@@ -9,12 +9,13 @@ from scheduler.kube import pod as pods
 from scheduler.kube import workload
 from scheduler.kube.gangs import marks
 from scheduler.model import gang as gangs
-from scheduler.model import wishes
+from scheduler.model import names, wishes
 
 Item = Mapping[str, Any]
 
-Objects = Callable[[str, str, str], Item | None]
-"""Looks an object up by kind (the names in `marks`), namespace and name, as the API has it; None if it is not there."""
+Objects = Callable[[str, str, str], Any]
+"""Looks an object up by kind (the names in `marks`), namespace and name: as the API has it, less a Kueue Workload, which
+is a `kueue.Workload`, and a namespace, which is the mapping of its labels. None if it is not there."""
 
 
 class NotYet(ValueError):
@@ -109,7 +110,7 @@ def found(objects: Objects, kind: str, namespace: str, name: str) -> Item:
     NotYet
         It has not been seen.
     """
-    item = objects(kind, namespace, name)
+    item: Item | None = objects(kind, namespace, name)
     if item is None:
         raise NotYet(f"{kind} {namespace}/{name}")
     return item
@@ -171,5 +172,5 @@ def index(pod: pods.Pod, key: str) -> int | None:
 
 def tenant(objects: Objects, namespace: str) -> str:
     """Return the tenant of what names none: that of the namespace, or else the namespace's name."""
-    from_label = labels(objects(marks.NAMESPACE, "", namespace) or {}).get("muster.dev/tenant")
-    return from_label or namespace
+    told: Mapping[str, str] = objects(marks.NAMESPACE, "", namespace) or {}
+    return told.get(names.TENANT) or namespace

@@ -1,6 +1,6 @@
 """Pods and the objects that made them become workloads.
 
-`all_of` is the way in: pods are gathered by `identity.of`, and what shares an identity is one gang, or several where its
+`recognize` is the way in: pods are gathered by `identity.of`, and what shares an identity is one gang, or several where its
 owner starts it in stages. Everything is decided anew from what exists; nothing is remembered. A gang is planned when all
 its pods exist, also where a smaller number may start: then controllers are still making the rest.
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from scheduler import bad_input
 from scheduler.kube import pod as pods
 from scheduler.kube import workload
-from scheduler.kube.gangs import gang, group, job, jobset, lws, outline, roles
+from scheduler.kube.gangs import gang, group, job, jobset, lws, outline, roles, within
 from scheduler.kube.gangs import identity as identities
 from scheduler.model import request
 
@@ -37,7 +37,7 @@ READERS: Mapping[str, Reader] = {
 NOTHING_LEFT = "nothing: all pods have finished"
 
 
-def all_of(
+def recognize(
     identity: workload.Identity, members: Sequence[pods.Pod], objects: outline.Objects, request_of: RequestOf
 ) -> tuple[workload.Workload, ...]:
     """Recognise what the pods of one identity are.
@@ -52,9 +52,10 @@ def all_of(
     Returns
     -------
     tuple of Workload
-        One for each stage, the first under `identity`; never empty. A stage with neither problem nor anything that it
+        One for each stage, the first under `identity.base`; never empty. A stage with neither problem nor anything that it
         waits for may be planned (`Workload.complete`).
     """
+    identity = identities.base(identity)
     ordered = sorted(members, key=lambda pod: (pod.name, pod.uid))
     try:
         outlines = READERS[identity.kind](identity, ordered, objects)
@@ -65,24 +66,13 @@ def all_of(
     return tuple(_workload(one, objects, request_of) for one in outlines)
 
 
-def recognize(
-    identity: workload.Identity, members: Sequence[pods.Pod], objects: outline.Objects, request_of: RequestOf
-) -> workload.Workload:
-    """Recognise one stage: that which is called `identity`."""
-    base = next((found for found in map(identities.of, members) if found), identity)
-    for one in all_of(base, members, objects, request_of):
-        if one.identity == identity:
-            return one
-    return workload.Workload(identity, pods.Owner(), None, waiting_for=NOTHING_LEFT)
-
-
 def _workload(one: outline.Outline, objects: outline.Objects, request_of: RequestOf) -> workload.Workload:
     """Recognise one stage; what is wrong with it is told with it, and leaves the others alone."""
-    bare = workload.Workload(one.identity, one.owner, None, within=one.within)
+    bare = workload.Workload(one.identity, one.owner, None)
     try:
         found = roles.of(one, request_of)
         members = tuple(_members(found))
-        bare = replace(bare, members=members)
+        bare = replace(bare, members=members, within=(*one.within, *within.assigned(found, objects)))
         if not found:
             return replace(bare, waiting_for=NOTHING_LEFT)
         size = sum(role.count for role in found)
@@ -119,5 +109,5 @@ def _waiting(one: outline.Outline, found: Sequence[roles.Role], size: int, prese
         leaving = [pod for pod in role.seats.values() if pod.deleting]
         if leaving:
             yield f"the successor of pod {leaving[0].key}, which is being deleted"
-    if any(not (within.domain or within.node) for within in one.within):
+    if any(not (where.domain or where.node) for where in one.within):
         yield "a node for the leader"

@@ -1,0 +1,82 @@
+"""Domains that Kueue's topology-aware scheduling has chosen, as domains of roles.
+
+Kueue writes them into the Workload, pod set by pod set, and later a node selector into each pod, rank by rank: the
+domains in the order of their values, as strings, each filled before the next. Whoever places the pods otherwise makes
+pods that fit nowhere.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from scheduler import bad_input
+from scheduler.kube import kueue, workload
+from scheduler.kube.gangs import marks, outline, roles
+
+
+def assigned(found: Sequence[roles.Role], objects: outline.Objects) -> Iterator[workload.Within]:
+    """Yield the domains of each role whose pods name a Workload with a topology assignment, in the order of ranks.
+
+    Raises
+    ------
+    NotYet
+        The Workload, or its assignment, has still to come.
+    BadInput
+        It has places for another number of pods than have to run.
+    """
+    for name, sets in _by_pod_set(found).items():
+        item: kueue.Workload | None = objects(marks.WORKLOAD, *name)
+        if item is None:
+            raise outline.NotYet(f"Kueue's Workload {'/'.join(name)}")
+        if item.assigning:
+            raise outline.NotYet(f"the topology assignment of Kueue's Workload {item.key}")
+        for one in item.podsets:
+            if one.assignment is not None and one.name in sets:
+                yield from _places(one.assignment, sets[one.name], f"Workload {item.key}, pod set {one.name}")
+
+
+def _by_pod_set(found: Sequence[roles.Role]) -> dict[tuple[str, str], dict[str, list[roles.Role]]]:
+    """Gather roles by the Workload and the pod set that their pods name; those whose pods name none are left out."""
+    gathered: dict[tuple[str, str], dict[str, list[roles.Role]]] = {}
+    for role in found:
+        pod = next(iter(role.seats.values()), None)
+        name = pod.annotations.get(marks.KUEUE_WORKLOAD) if pod else None
+        if pod and name:
+            sets = gathered.setdefault((pod.namespace, name), {})
+            sets.setdefault(pod.labels.get(marks.KUEUE_POD_SET, ""), []).append(role)
+    return gathered
+
+
+def _places(assignment: kueue.Assignment, sharing: Sequence[roles.Role], where: str) -> Iterator[workload.Within]:
+    """Share the places of one pod set out to its roles."""
+    domains = sorted(assignment.domains, key=lambda domain: domain.values)
+    if len(domains) == 1:
+        yield from (_within(role, assignment, domains[0], 0) for role in sharing)
+        return
+    if _running(sharing):
+        return
+    places, wanted = sum(domain.count for domain in domains), sum(role.count for role in sharing)
+    if places != wanted:
+        raise bad_input.BadInput(
+            f"has places for {places} pods, but {wanted} have to run",
+            file=where,
+            field="status.admission.podSetAssignments.topologyAssignment",
+            remedy="let Kueue evict the Workload and admit it again",
+        )
+    left = [domain.count for domain in domains]
+    for role in sharing:
+        want = role.count
+        for number, domain in enumerate(domains):
+            count = min(want, left[number])
+            left[number] -= count
+            want -= count
+            if count:
+                yield _within(role, assignment, domain, count)
+
+
+def _running(sharing: Sequence[roles.Role]) -> bool:
+    """Return whether all pods that are left have a node, so that nothing is left to choose."""
+    return all(len(role.seats) == role.count and all(pod.node for pod in role.seats.values()) for role in sharing)
+
+
+def _within(role: roles.Role, assignment: kueue.Assignment, domain: kueue.Domain, count: int) -> workload.Within:
+    above = tuple(zip(assignment.levels[:-1], domain.values[:-1], strict=True))
+    return workload.Within(role.name, assignment.levels[-1], domain.values[-1], count=count, above=above)
