@@ -5,15 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from scheduler.model import device, fabric, node, quantity, slices
+from scheduler.model import extended, fabric, levels, node, quantity, slices
 from simulator.fleet import spec
 
-LEVEL_LABELS = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone")
+LEVEL_LABELS = levels.COARSE
 """Labels that Kubernetes defines; data centres have their own for blocks and racks."""
-
-GPU_RESOURCE = "nvidia.com/gpu"
-PRODUCT_LABEL = "nvidia.com/gpu.product"
-"""From GPU feature discovery; for nodes whose GPUs are an extended resource and not in ResourceSlices."""
 
 Item = Mapping[str, Any]
 
@@ -24,8 +20,9 @@ def read(file: str, data: bytes, level_labels: tuple[str, ...] = LEVEL_LABELS) -
     Parameters
     ----------
     level_labels : tuple of str
-        Node labels, coarsest first. Levels are called after the part behind the last ``/``; a label that no node has
-        makes no level, and a node without one of them leaves that level out.
+        Node labels, coarsest first. Levels are called after the part behind the last ``/``, or by the whole label where
+        two would be called the same; a label that no node has makes no level, and a node without one of them leaves that
+        level out.
 
     Raises
     ------
@@ -98,12 +95,10 @@ def _node(file: str, index: int, item: Item, devices: dict[str, list[node.NodeTo
 def _extended(file: str, name: str, labels: Item, allocatable: Item) -> node.NodeTopology:
     """Return the GPUs of a node that has them as an extended resource."""
     try:
-        count = int(quantity.parse(allocatable.get(GPU_RESOURCE, 0)))
-        model = device.GpuModel(str(labels.get(PRODUCT_LABEL, "unknown")), "Unknown", 0)
-        gpus = tuple(device.Gpu(index, model, f"{name}/{index}") for index in range(count))
-        return node.NodeTopology(name, f"extended-{count}x{model.name}" if count else "cpu", gpus=gpus)
+        count = int(quantity.parse(allocatable.get(extended.GPU_RESOURCE, 0)))
+        return extended.machine(name, labels, count)
     except ValueError as error:
-        field = f"status.allocatable.{GPU_RESOURCE}"
+        field = f"status.allocatable.{extended.GPU_RESOURCE}"
         raise spec.FleetError(f"node {name}: {error}", file=file, field=field) from error
 
 
@@ -111,10 +106,9 @@ def _fabric(file: str, machines: dict[str, node.NodeTopology], level_labels: tup
     """Hang the nodes below the domains that their labels name."""
     labels = {name: dict(machine.labels) for name, machine in machines.items()}
     used = [key for key in level_labels if any(key in own for own in labels.values())]
-    levels = [key.rpartition("/")[2] for key in used]
-    paths = {name: [own.get(key, "") for key in used] for name, own in labels.items()}
+    paths = {name: [levels.domain(machines[name], own, key) for key in used] for name, own in labels.items()}
     try:
-        return fabric.from_paths(machines, paths, levels)
+        return fabric.from_paths(machines, paths, list(levels.names(used).values()))
     except fabric.FabricError as error:
         raise spec.FleetError(str(error), file=file, field="metadata.labels") from error
 
