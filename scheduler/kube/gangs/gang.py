@@ -1,6 +1,6 @@
 """The model's gang of an outline and its roles: constraints, minimum, priority, tenant."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from scheduler import bad_input
 from scheduler.kube import pod as pods
@@ -20,6 +20,7 @@ def of(one: outline.Outline, found: Sequence[roles.Role], objects: outline.Objec
         The gang contradicts itself.
     """
     owner = outline.annotations(one.item)
+    _check_name(one, owner)
     asked = [wanted.of_role(wanted.notes(role.part, _pods(role)), owner, role.part, role.count) for role in found]
     above = wishes.read(owner, one.where, whole=False)
     constraint, lifted = _constraint(one, above, asked)
@@ -39,6 +40,18 @@ def of(one: outline.Outline, found: Sequence[roles.Role], objects: outline.Objec
         or 0.0,
         decision_id=next(_decisions(above, members), ""),
     )
+
+
+def _check_name(one: outline.Outline, owner: Mapping[str, str]) -> None:
+    """Refuse the name of a gang where its pods do not have it: on the owner object it names nobody's gang."""
+    if names.GANG_NAME in owner:
+        raise bad_input.BadInput(
+            "stands on the owner object, but the pods do not carry it",
+            file=one.where,
+            field=f"metadata.annotations[{names.GANG_NAME}]",
+            value=owner[names.GANG_NAME],
+            remedy="write it, and the gang's size, on the pod template",
+        )
 
 
 def _pods(role: roles.Role) -> list[pods.Pod]:

@@ -5,6 +5,7 @@ for segments and spread, for every role that says nothing itself. Two words for 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,8 +16,10 @@ from scheduler.kube.gangs import marks, outline
 from scheduler.model import gang as gangs
 from scheduler.model import names, wishes
 
-OWN = frozenset((names.RANK, names.ROLE, names.DECISION))
-"""Annotations in which the pods of one role may differ."""
+OWN = frozenset((names.RANK, names.ROLE, names.DECISION, names.GANG_NAME, names.GANG_SIZE))
+"""Annotations in which the pods of one role may differ, or that were compared already."""
+
+_LABEL = re.compile(r"([a-z0-9][-a-z0-9.]*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", re.ASCII)
 
 KUEUE = (
     marks.KUEUE_REQUIRED,
@@ -46,7 +49,7 @@ class Wanted:
 
 
 def notes(part: outline.Part, members: Sequence[pods.Pod]) -> Notes:
-    """Return the annotations of a part's pods that all have to agree on; the template's while there is no pod.
+    """Return the annotations that a part's pods agree on, the gang's name from a label too; without pods, the template's.
 
     Raises
     ------
@@ -66,7 +69,8 @@ def notes(part: outline.Part, members: Sequence[pods.Pod]) -> Notes:
                     value=other.annotations.get(key, ""),
                     remedy="write the same on all pods of a role",
                 )
-    return first.annotations
+    label = first.labels.get(names.GANG_NAME)
+    return {names.GANG_NAME: label, **first.annotations} if label else first.annotations
 
 
 def of_role(told: Notes, owner: Notes, part: outline.Part, count: int) -> Wanted:
@@ -79,20 +83,22 @@ def of_role(told: Notes, owner: Notes, part: outline.Part, count: int) -> Wanted
     """
     where = part.where
     mine = wishes.read(told, where, whole=False)
-    wishes.read(_complete({**_ours(owner), **_ours(told)}), where)
+    wishes.read({**_ours(owner), **_ours(told)}, where)
     _check_unconstrained(told, where)
     required = same(
-        (mine.required, names.REQUIRED_LEVEL), (_kueue(told, marks.KUEUE_REQUIRED), marks.KUEUE_REQUIRED), where
+        (mine.required, names.REQUIRED_LEVEL), (_level(told, marks.KUEUE_REQUIRED, where), marks.KUEUE_REQUIRED), where
     )
     preferred = same(
-        (mine.preferred, names.PREFERRED_LEVEL), (_kueue(told, marks.KUEUE_PREFERRED), marks.KUEUE_PREFERRED), where
+        (mine.preferred, names.PREFERRED_LEVEL),
+        (_level(told, marks.KUEUE_PREFERRED, where), marks.KUEUE_PREFERRED),
+        where,
     )
     above = wishes.read(owner, where, whole=False)
     return Wanted(
         constraint=gangs.TopologyConstraint(required, preferred),
         segment=_segment(told, mine, above, part, count),
         spread=_spread(mine, above, part),
-        together=_kueue(told, marks.KUEUE_SET_GROUP),
+        together=told.get(marks.KUEUE_SET_GROUP, ""),
         wishes=mine,
     )
 
@@ -136,13 +142,16 @@ def _ours(entries: Notes) -> dict[str, str]:
     return {key: value for key, value in entries.items() if key.startswith(names.PREFIX)}
 
 
-def _complete(entries: dict[str, str]) -> dict[str, str]:
-    """Leave out the name of the gang, which may stand in a label, with what only makes sense beside it."""
-    return {key: value for key, value in entries.items() if key not in (names.GANG_NAME, names.GANG_SIZE)}
+def _level(told: Notes, key: str, where: str) -> str:
+    """Return the node label that an annotation of Kueue names, "" where it is not there."""
+    return "" if key not in told else _label(told[key], where, key)
 
 
-def _kueue(told: Notes, key: str) -> str:
-    return told.get(key, "")
+def _label(text: object, where: str, key: str) -> str:
+    if not isinstance(text, str) or len(text) > 317 or not _LABEL.fullmatch(text):
+        remedy = "write the node label of a topology level, like example.com/rack"
+        raise bad_input.BadInput("is no node label", file=where, field=key, value=str(text) or "(empty)", remedy=remedy)
+    return text
 
 
 def _check_unconstrained(told: Notes, where: str) -> None:
@@ -181,7 +190,7 @@ def _segment(
 
 def _slice(told: Notes, part: outline.Part) -> gangs.Segment | None:
     """Return Kueue's slices: of one layer, by two annotations or by a list of one."""
-    level, size = told.get(marks.KUEUE_SLICE_LEVEL, ""), told.get(marks.KUEUE_SLICE_SIZE)
+    level, size = _level(told, marks.KUEUE_SLICE_LEVEL, part.where), told.get(marks.KUEUE_SLICE_SIZE)
     if marks.KUEUE_SLICE_LAYERS in told:
         return _layer(told[marks.KUEUE_SLICE_LAYERS], part.where, bool(level or size))
     pods_each = outline.written(size, part.where, marks.KUEUE_SLICE_SIZE) or (part.slice_size if level else 0)
@@ -205,9 +214,10 @@ def _layer(text: str, where: str, beside: bool) -> gangs.Segment:
         level, size = layer["topology"], layer["size"]
     except (ValueError, TypeError, KeyError):
         raise bad_input.BadInput("is no list of one layer", file=where, field=key, value=text, remedy=remedy) from None
-    if not isinstance(level, str) or not level:
-        raise bad_input.BadInput("names no topology", file=where, field=key, value=text, remedy=remedy)
-    return gangs.Segment(outline.amount(size, 0, where, key) or 1, level)
+    pods_each = outline.amount(size, 0, where, key)
+    if not pods_each:
+        raise bad_input.BadInput("has a layer of no pods", file=where, field=key, value=text, remedy=remedy)
+    return gangs.Segment(pods_each, _label(level, where, key))
 
 
 def _spread(mine: wishes.Wishes, above: wishes.Wishes, part: outline.Part) -> gangs.Spread | None:
