@@ -215,6 +215,14 @@ def test_an_annotated_gang_has_roles_by_annotation_or_by_request() -> None:
     assert names.ROLE in cluster.gang(*mixed).problem
 
 
+def test_roles_may_ask_for_different_things_and_are_not_compared_before_all_are_there() -> None:
+    pods = [_annotated(name, 3, **{names.ROLE: name, names.REQUIRED_LEVEL: name}) for name in "abc"]
+    early = bodies.Cluster().gang(*pods[:2])
+    assert not early.problem and early.gang is None and early.missing == 1
+    found = bodies.Cluster().gang(*pods)
+    assert found.gang and [one.constraint.required for one in found.gang.roles] == ["a", "b", "c"]
+
+
 def test_ranks_that_the_user_wrote_count() -> None:
     pods = [_annotated(name, 3, **{names.RANK: rank}) for name, rank in (("a", "2"), ("b", "0"), ("c", "1"))]
     assert bodies.names_by_rank(bodies.Cluster().gang(*pods)) == ["b", "c", "a"]

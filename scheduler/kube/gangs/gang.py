@@ -21,6 +21,8 @@ def of(one: outline.Outline, found: Sequence[roles.Role], objects: outline.Objec
     """
     owner = outline.annotations(one.item)
     _check_name(one, owner)
+    if any(role.request is None and not role.part.role for role in found):
+        return None  # pods of several kinds, which need not agree
     asked = [wanted.of_role(wanted.notes(role.part, _pods(role)), owner, role.part, role.count) for role in found]
     above = wishes.read(owner, one.where, whole=False)
     constraint, lifted = _constraint(one, above, asked)

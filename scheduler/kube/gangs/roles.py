@@ -38,8 +38,6 @@ def of(one: outline.Outline, request_of: RequestOf) -> tuple[Role, ...]:
 
     Raises
     ------
-    NotYet
-        A part of several kinds of pods lacks some: its roles are not known before the last is there.
     ValueError
         The pods contradict each other, or what one asks for can't be read.
     """
@@ -77,19 +75,33 @@ Kind = tuple[str, request.PodRequest]
 
 
 def _mixed(part: outline.Part, request_of: RequestOf, first: int) -> Iterator[Role]:
-    """Yield the roles of pods of several kinds: by their role annotation, else by what they ask for."""
-    kinds: dict[Kind, list[outline.Seated]] = {}
+    """Yield the roles of pods of several kinds: by their role annotation, else by what they ask for.
+
+    Which roles there are is not known before the last pod is there and tells what it asks for.
+    """
     staying = _staying(part)
     if len(staying) < len(part.slots):
-        raise outline.NotYet(f"{len(part.slots) - len(staying)} of {len(part.slots)} pods")
-    for one in staying:
-        kinds.setdefault((one.pod.annotations.get(names.ROLE, ""), request_of(one.pod)), []).append(one)
+        yield _unknown(part, staying, first)
+        return
+    kinds: dict[Kind, list[outline.Seated]] = {}
+    try:
+        for one in staying:
+            kinds.setdefault((one.pod.annotations.get(names.ROLE, ""), request_of(one.pod)), []).append(one)
+    except outline.NotYet as missing:
+        yield _unknown(part, staying, first, str(missing))
+        return
     called = _called(kinds, part.where)
     for kind in sorted(kinds, key=lambda kind: (_lowest(kinds[kind]), kind)):
         pods_of = kinds[kind]
         chosen = seats.seated(range(len(pods_of)), False, pods_of, first)
         yield Role(called[kind], len(pods_of), part, chosen, kind[1])
         first += len(pods_of)
+
+
+def _unknown(part: outline.Part, staying: Sequence[outline.Seated], first: int, unread: str = "") -> Role:
+    """Return a role for all pods of several kinds while it is not known which there are; ranks may still change."""
+    chosen = seats.seated(part.slots, False, staying, first)
+    return Role("pods", len(part.slots), part, chosen, None, unread)
 
 
 def _staying(part: outline.Part) -> list[outline.Seated]:
