@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler.apiserver import client, errors
 from scheduler.kube import pod as pods
 
 GROUP = "kueue.x-k8s.io"
 VERSIONS = ("v1beta2", "v1beta1")
-"""Best first."""
+"""Best first; a mirror takes the first that is served."""
 
 WORKLOADS, CHECKS, FLAVORS, TOPOLOGIES = "workloads", "admissionchecks", "resourceflavors", "topologies"
 
@@ -170,29 +169,6 @@ class Flavor:
     name: str
     labels: Mapping[str, str]
     topology: str = ""
-
-
-async def served(api: client.Client) -> str:
-    """Return the API version to speak, ``kueue.x-k8s.io/v1beta2`` for choice; "" where Kueue is not installed.
-
-    Raises
-    ------
-    LookupError
-        Kueue serves neither version that is known here.
-    """
-    try:
-        found = await api.get(f"/apis/{GROUP}")
-    except errors.ApiError as error:
-        if error.missing:
-            return ""
-        raise
-    offered = [one["version"] for one in found["versions"]]
-    for version in VERSIONS:
-        if version in offered:
-            return f"{GROUP}/{version}"
-    raise LookupError(
-        f"{GROUP} is served as {', '.join(offered)}; Muster knows {', '.join(VERSIONS)}: update one of them"
-    )
 
 
 def read_workload(item: Item) -> Workload:

@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.testbed, pytest.mark.timeout(1800), 
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "scheduler"
 ACCOUNT = "system:serviceaccount:muster-system:muster-scheduler"  # with the rights of deploy/ and no others
-START = kueue_answer.Start("job-ring", "7f3a", "rack r3, 2 nodes", {"main": ("example.com/rack", "r3")})
+RACK, HOST = "example.com/rack", "kubernetes.io/hostname"
+START = kueue_answer.Start("job-ring", "7f3a", "rack r3, 2 nodes", {"main": (RACK, "r3")})
 
 
 @dataclass
@@ -59,11 +60,11 @@ class Queue:
     check: str
     muster: client.Client
 
-    async def job(self, name: str = "ring", pods: int = 2, **spec: Any) -> str:
+    async def job(self, name: str = "ring", pods: int = 2, **metadata: Any) -> str:
         """Create a Job; returns its path."""
         container = {"name": "main", "image": "none", "resources": {"requests": {"cpu": "1"}}}
-        template = {"spec": {"restartPolicy": "Never", "containers": [container], **spec}}
-        template["spec"]["schedulingGates"] = [{"name": names.GATE}]
+        spec = {"restartPolicy": "Never", "containers": [container], "schedulingGates": [{"name": names.GATE}]}
+        template = {"metadata": metadata, "spec": spec}
         body = {
             "apiVersion": "batch/v1",
             "kind": "Job",
@@ -258,6 +259,47 @@ async def test_after_a_restart_the_planner_is_asked_again_and_nothing_is_written
         await asyncio.sleep(2)
         assert (await queue.workload())["status"]["admissionChecks"] == before
         assert before[0]["state"] == "Ready"
+
+
+def node(name: str, rack: str) -> dict[str, Any]:
+    """Return a node that is Ready although nobody runs it; long enough for one test."""
+    labels = {RACK: rack, HOST: name, "example.com/pool": "a"}
+    amount = {"cpu": "2", "memory": "8Gi", "pods": "10"}
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastHeartbeatTime": _now()}
+    status = {"capacity": amount, "allocatable": amount, "conditions": [ready]}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "status": status}
+
+
+@pytest.fixture
+async def racks(queue: Queue) -> AsyncIterator[list[str]]:
+    """Two racks of two machines, which the queue's flavour is tied to by a Topology."""
+    api, place = queue.here.api, paths.of("v1", "nodes")
+    made = [node(f"{queue.here.namespace}-{rack}-{index}", rack) for rack in ("r1", "r2") for index in (0, 1)]
+    for one in made:
+        await api.create(place, one)
+    topology = {"apiVersion": real.VERSION, "kind": "Topology", "metadata": {"name": queue.here.namespace}}
+    await manifests.apply(api, [topology | {"spec": {"levels": [{"nodeLabel": RACK}, {"nodeLabel": HOST}]}}])
+    flavor = paths.of(real.VERSION, "resourceflavors", "", queue.here.namespace)
+    await api.patch(flavor, {"spec": {"nodeLabels": {"example.com/pool": "a"}, "topologyName": queue.here.namespace}})
+    yield [one["metadata"]["name"] for one in made]
+    for one in made:
+        await api.delete(f"{place}/{one['metadata']['name']}")
+
+
+async def test_an_assignment_of_kueue_is_handed_over_and_respected(queue: Queue, racks: list[str]) -> None:
+    planner = Planner([START])
+    async with checking(queue, planner):
+        await queue.until(queue.active)
+        await queue.job(pods=4, annotations={"kueue.x-k8s.io/podset-required-topology": RACK})
+        entry = await queue.state("Ready")
+        await queue.condition("Admitted")
+        [podset] = planner.asked[0].podsets
+        assert podset.request.required == RACK and podset.flavors == (queue.here.namespace,)
+        assert podset.assignment is not None and podset.assignment.levels == (HOST,)
+        assert sum(one.count for one in podset.assignment.domains) == 4
+        hosts = [one.values[0] for one in podset.assignment.domains]
+        assert len(hosts) == 2 and hosts in (racks[:2], racks[2:])
+        assert "nodeSelector" not in entry["podSetUpdates"][0]
 
 
 async def test_a_check_with_parameters_is_not_active(queue: Queue) -> None:
