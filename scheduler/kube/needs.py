@@ -73,12 +73,15 @@ def place(claim_name: str, request: str) -> str:
 
 
 def of_spec(name: str, spec: claim.Spec, found: Classes, catalog: catalogs.Catalog) -> tuple[Need, ...]:
-    """Return what a claim needs, request by request; admin access needs nothing.
+    """Return what a claim needs, request by request; a claim of admin access needs nothing, and kube-scheduler allocates it.
 
     Raises
     ------
     RequestError
     """
+    if len({one.admin for one in spec.requests}) > 1:
+        problem = "mixes admin access with devices of its own: can't be planned by Muster; use two claims"
+        raise RequestError(f"claim {name}", problem)
     needs = tuple(_of_request(name, one, found, catalog) for one in spec.requests if not one.admin)
     if sum(need.count for need in needs) > model.MAX_RESULTS:
         total = sum(need.count for need in needs)
@@ -89,7 +92,10 @@ def of_spec(name: str, spec: claim.Spec, found: Classes, catalog: catalogs.Catal
 
 
 def _of_request(name: str, request: claim.Request, found: Classes, catalog: catalogs.Catalog) -> Need:
-    """Return the need of a request; of a prioritised list that of the first alternative that a machine can serve."""
+    """Return the need of a request; of a prioritised list that of the first alternative that a machine can serve.
+
+    An alternative that can't be planned is an error where it comes before one that can: it would be preferred.
+    """
     if not request.alternatives:
         return of_exact(name, request, found, catalog)
     for one in request.alternatives:

@@ -10,8 +10,8 @@ Item = Mapping[str, Any]
 
 BARRING = ("NoSchedule", "NoExecute")
 
-TOLERATED = ("nvidia.com/gpu", "kwok.x-k8s.io/node", "muster.dev/")
-"""Keys, and prefixes ending in "/", of taints that pods with GPUs tolerate or that are ours: they close no node."""
+TOLERATED = ("nvidia.com/gpu",)
+"""Taints that pods with GPUs are taken to tolerate, so that they close no node: keys, and prefixes ending in "/"."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import pydantic
+
+from scheduler import bad_input, document
 from scheduler.model import levels, node
 
 
@@ -12,6 +16,40 @@ class Paths:
 
     levels: tuple[str, ...] = ()
     domains: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class FabricFileError(bad_input.BadInput):
+    """A fabric file that was refused."""
+
+
+class _File(pydantic.BaseModel):
+    """A fabric file: names of levels, coarsest first, and the domains of every node."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    levels: list[str] = pydantic.Field(min_length=1, max_length=16)
+    nodes: dict[str, list[str]]
+
+
+def read(path: Path) -> Paths:
+    """Read a fabric file.
+
+    Raises
+    ------
+    FabricFileError
+        Names file, line and field.
+    OSError
+    """
+    found = document.read(path, FabricFileError).check(_File)
+    for name, domains in found.nodes.items():
+        if len(domains) != len(found.levels):
+            raise FabricFileError(
+                f"{len(domains)} domains for {len(found.levels)} levels",
+                file=str(path),
+                field=f"nodes.{name}",
+                remedy='name one domain for each level, "" where the node has none',
+            )
+    return Paths(tuple(found.levels), found.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +82,49 @@ def places(
     Parameters
     ----------
     given : Paths
-        Takes the place of all labels but that of the NVLink domain, where it has levels.
+        Takes the place of all labels where it has levels.
     labels : sequence of str
         Node labels, coarsest first; empty merges `orders` and the conventions.
+
+    Notes
+    -----
+    NVLink domains are a level in any case. Where `labels` does not say which, it is the finest that holds them whole.
     """
-    if given.levels:
-        keys: tuple[str, ...] = (levels.CLIQUE,)
-    else:
-        keys = tuple(labels) or levels.merge(orders)
+    ordered: tuple[str, ...] = ()
+    if not given.levels:
+        ordered = tuple(labels) or tuple(key for key in levels.merge(orders) if key != levels.CLIQUE)
+    every = (*given.levels, *ordered)
     nothing = ("",) * len(given.levels)
-    paths = {name: (*given.domains.get(name, nothing), *_domains(machine, keys)) for name, machine in machines.items()}
+    paths = {
+        name: (*given.domains.get(name, nothing), *_domains(machine, ordered)) for name, machine in machines.items()
+    }
+    if levels.CLIQUE not in ordered:
+        every, paths = _with_cliques(machines, every, paths)
     used = [i for i, column in enumerate(zip(*paths.values(), strict=True)) if any(column)]
-    every = (*given.levels, *keys)
     narrowed = {name: tuple(path[i] for i in used) for name, path in paths.items()}
     rejected = dict(_misfits(machines, narrowed))
     kept = {name: path for name, path in narrowed.items() if name not in rejected}
     return Places(levels.names([every[i] for i in used]), kept, rejected)
+
+
+def _with_cliques(
+    machines: Machines, keys: tuple[str, ...], paths: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Add the level of NVLink domains: the finest one at which no domain is torn apart by the levels above it."""
+    cliques = {name: levels.domain(one, dict(one.labels), levels.CLIQUE) for name, one in machines.items()}
+    above: dict[str, tuple[str, ...]] = {}
+    for name, clique in cliques.items():
+        if clique:
+            above[clique] = _common(above.get(clique, paths[name]), paths[name])
+    place = min((len(shared) for shared in above.values()), default=len(keys))
+    found = {name: (*path[:place], cliques[name], *path[place:]) for name, path in paths.items()}
+    return (*keys[:place], levels.CLIQUE, *keys[place:]), found
+
+
+def _common(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the beginning that two paths share."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return one[: next(differ, min(len(one), len(other)))]
 
 
 def _domains(machine: node.NodeTopology, keys: Sequence[str]) -> tuple[str, ...]:

@@ -73,7 +73,8 @@ def of(
     Returns
     -------
     dict of claim name to rows
-        GPUs in the grant's rank order over all claims. Claims of admin access alone have no rows.
+        GPUs in the grant's rank order over all claims. Claims without rows of ours, those of admin access, are left out:
+        kube-scheduler allocates them.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def of(
         raise needs.RequestError(f"node {own.topology.name}", problem, passing=True)
     for name, spec in specs.items():
         _check_constraints(name, spec.constraints, shape, own, rows[name])
-    return {name: tuple(found_rows) for name, found_rows in rows.items()}
+    return {name: tuple(given) for name, given in rows.items() if given}
 
 
 def _dealt(

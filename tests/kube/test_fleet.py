@@ -9,26 +9,10 @@ from scheduler import policies
 from scheduler.kube import fleet, node, part, places, taint_rule
 from scheduler.model import device, levels, machines, slices
 from scheduler.model import node as model
+from tests.kube.fleets import node_object, told
 
 MUSTER = policies.load("muster")
 ZONE, RACK = "topology.kubernetes.io/zone", "muster.dev/rack"
-
-
-def node_object(name: str, labels: dict[str, str] | None = None, **allocatable: str) -> dict[str, Any]:
-    room = {"cpu": "200", "memory": "1000Gi", "pods": "110"} | allocatable
-    conditions = [{"type": "Ready", "status": "True"}]
-    metadata = {"name": name, "labels": labels or {}, "resourceVersion": "1"}
-    return {"metadata": metadata, "spec": {}, "status": {"allocatable": room, "conditions": conditions}}
-
-
-def told(*found: model.NodeTopology, options: fleet.Options | None = None, **labels: str) -> fleet.Fleet:
-    """Return a fleet of machines that our driver published."""
-    made = fleet.Fleet(options or fleet.Options())
-    for machine in found:
-        made.update(node.read(node_object(machine.name, dict(machine.labels))))
-        for item in slices.encode(machine):
-            made.update(part.read(item))
-    return made
 
 
 def racks(kind: str, *names: str) -> list[model.NodeTopology]:
@@ -124,6 +108,16 @@ def test_levels_come_from_labels_topologies_and_nvlink_domains() -> None:
     assert "rack" not in compiled.spellings
     found.update(fleet.LevelOrder("s", ("a.example/rack", ZONE)))
     assert found.compile(MUSTER).topology.tree.levels[1:4] == ("a.example/rack", "b.example/rack", "zone")
+
+
+def test_nvlink_domains_over_several_racks_are_not_torn_apart() -> None:
+    trays = machines.nvl72("r", "11111111-0000-0000-0000-000000000000")[:4]
+    trays = [replace(m, labels=((ZONE, "z"), (RACK, f"r{i // 2}"))) for i, m in enumerate(trays)]
+    other = replace(machines.build("hgx-h100", "h"), labels=((ZONE, "z"), (RACK, "r2")))
+    tree = told(*trays, other).compile(MUSTER).topology.tree
+    assert tree.levels == ("cluster", "zone", "nvlink-domain", "rack", "node")
+    assert "z/11111111-0000-0000-0000-000000000000.0/r1" in tree.names
+    assert "z/r2" in tree.names
 
 
 def test_a_machine_of_its_own_nvlink_fabric_makes_no_level() -> None:

@@ -176,6 +176,7 @@ REFUSALS: list[tuple[claim.Spec, str, bool]] = [
         False,
     ),
     (spec(exactly("a", GPU, 33)), "claim c0: 33 devices, a claim can have 32", False),
+    (spec(exactly("a", GPU), exactly("b", GPU, adminAccess=True)), "claim c0: mixes admin access", False),
     (spec(exactly("a", NIC, allocationMode="All")), "allocationMode All is 4 on v0, 8 on h0", False),
     (
         spec({"name": "g", "firstAvailable": [exactly("x", GPU, 9)["exactly"] | {"name": "b"}]}),
@@ -322,6 +323,14 @@ def test_rows_of_partitions_read_back(data: some.DataObject) -> None:
     read = claims.held(own.topology, found)
     assert (read.partitions, read.accelerators) == (held, (1,))
     assert [row.request for row in found] == ["m"] * len(held) + ["f"]
+
+
+def test_claims_of_admin_access_have_no_rows() -> None:
+    own = FLEET.machine("h0")
+    assert own is not None
+    specs = {"a": spec(exactly("g", GPU, adminAccess=True)), "b": spec(exactly("n", NIC))}
+    found = rows.of(specs, fleets.device_classes(), FLEET.catalog(), own, state.Grant(0, nic_mask=8), [])
+    assert {name: [row.device for row in given] for name, given in found.items()} == {"b": ["nic-3"]}
 
 
 def row_of(wanted: claim.Spec, grant: state.Grant, name: str = "h0", of: fleet.Fleet = FLEET, ids: int = 8) -> Any:
