@@ -114,10 +114,14 @@ class Fleet:
     _problems: dict[str, str] = field(default_factory=dict)
     _templates: dict[tuple[object, ...], model.NodeTopology] = field(default_factory=dict)
     _catalog: catalogs.Catalog | None = None
+    _labels: frozenset[str] = frozenset()
     _stale: bool = True
     _places: places.Places = field(default_factory=places.Places)
     _scoring: scoring.Scoring | None = None
     _topology: topology.Topology | None = None
+
+    def __post_init__(self) -> None:
+        self._reorder()
 
     def update(self, value: Value) -> None:
         """Take a new or changed node, slice, taint rule or Kueue Topology."""
@@ -132,7 +136,7 @@ class Fleet:
                 self._rules[name] = value
             case LevelOrder(name=name):
                 self._orders[name] = value
-                self._stale = True
+                self._reorder()
 
     def remove(self, value: Value) -> None:
         """Forget a node, slice, taint rule or Kueue Topology."""
@@ -147,7 +151,7 @@ class Fleet:
                 self._rules.pop(name, None)
             case LevelOrder(name=name):
                 self._orders.pop(name, None)
-                self._stale = True
+                self._reorder()
 
     def compile(
         self, chosen: policy.ScoringPolicy, expected: target.TargetWorkload | None = None, seed: int = 0
@@ -200,6 +204,13 @@ class Fleet:
         """Return the projection of a node."""
         return self._nodes.get(name)
 
+    def _reorder(self) -> None:
+        """Take the labels of levels anew; all machines keep others of their labels then."""
+        orders = (order.labels for order in self._orders.values())
+        self._labels = frozenset(self.options.level_labels).union(levels.COARSE, levels.FINE, *orders)
+        self._stale = True
+        self.dirty.update(self._nodes)
+
     def _refresh(self, name: str) -> None:
         """Decode one node again."""
         before, after = self._machines.pop(name, None), None
@@ -218,7 +229,7 @@ class Fleet:
         """Return a node with the devices of the pool that has most GPUs."""
         found = [self._pool(node, driver, parts) for driver, parts in self._pools(node.name).items()]
         best = max(found, key=lambda one: len(one.topology.gpus), default=None)
-        return on_node(best or plugged(node), node)
+        return on_node(best or plugged(node), node, self._labels)
 
     def _pools(self, name: str) -> dict[str, list[part.Part]]:
         """Group the slices of a node by driver, in the drivers' order."""

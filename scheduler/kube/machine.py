@@ -1,6 +1,6 @@
 """A node with its devices as published."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from scheduler.kube import node as nodes
@@ -50,8 +50,8 @@ def plugged(own: nodes.Node) -> Machine:
     return Machine(extended.machine(own.name, dict(own.labels), count, EXTENDED))
 
 
-def on_node(one: Machine, own: nodes.Node) -> Machine:
-    """Return the machine of a shape as one node, with its own name, identities and room."""
+def on_node(one: Machine, own: nodes.Node, labels: Collection[str]) -> Machine:
+    """Return the machine of a shape as one node, with its own name, identities and room, and those of its labels."""
     topology = replace(
         one.topology,
         name=own.name,
@@ -59,7 +59,7 @@ def on_node(one: Machine, own: nodes.Node) -> Machine:
         cpu_milli=own.cpu_milli,
         memory_mib=own.memory_mib,
         max_pods=own.max_pods,
-        labels=own.labels,
+        labels=tuple((key, value) for key, value in own.labels if key in labels),
     )
     return replace(one, topology=topology)
 

@@ -48,7 +48,7 @@ def test_partitions_and_their_parents_are_read() -> None:
 def test_an_unchanged_fleet_is_the_same_object() -> None:
     found = told(*racks("hgx-h100", "a0", "a1"))
     before = found.compile(MUSTER)
-    found.update(node.read(node_object("a0", {RACK: "a"}) | {"extra": 1}))
+    found.update(node.read(node_object("a0", {RACK: "a", "other": "label"})))
     for item in slices.encode(machines.build("hgx-h100", "a0")):
         found.update(part.read(item | {"metadata": item["metadata"] | {"resourceVersion": "9"}}))
     assert found.compile(MUSTER).scoring is before.scoring
