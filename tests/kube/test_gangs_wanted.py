@@ -186,7 +186,9 @@ def test_an_assignment_for_another_number_of_pods_is_refused_unless_all_run() ->
 
 def test_an_assignment_that_is_still_to_come_is_waited_for() -> None:
     assert _assigned(None, assigning=True).waiting_for == "the topology assignment of Kueue's Workload ml/wl"
-    assert _assigned(None, there=False).waiting_for == "Kueue's Workload ml/wl"
+    gated = {"gates": (names.GATE, f"{KUEUE}topology")}
+    assert _assigned(None, there=False, **gated).waiting_for == "Kueue's Workload ml/wl"
+    assert _assigned(None, there=False).complete, "pods name their Workload without topology-aware scheduling too"
     assert _assigned(None).complete
 
 

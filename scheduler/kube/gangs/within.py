@@ -5,7 +5,7 @@ domains in the order of their values, as strings, each filled before the next. W
 pods that fit nowhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from scheduler import bad_input
 from scheduler.kube import kueue, workload
@@ -18,14 +18,17 @@ def assigned(found: Sequence[roles.Role], objects: outline.Objects) -> Iterator[
     Raises
     ------
     NotYet
-        The Workload, or its assignment, has still to come.
+        The assignment has still to come, or the Workload while a pod has Kueue's topology gate. Pods name their Workload
+        with and without topology-aware scheduling, so without that gate nothing is missed.
     BadInput
         It has places for another number of pods than have to run.
     """
     for name, sets in _by_pod_set(found).items():
         item: kueue.Workload | None = objects(marks.WORKLOAD, *name)
         if item is None:
-            raise outline.NotYet(f"Kueue's Workload {'/'.join(name)}")
+            if _gated(sets):
+                raise outline.NotYet(f"Kueue's Workload {'/'.join(name)}")
+            continue
         if item.assigning:
             raise outline.NotYet(f"the topology assignment of Kueue's Workload {item.key}")
         for one in item.podsets:
@@ -43,6 +46,13 @@ def _by_pod_set(found: Sequence[roles.Role]) -> dict[tuple[str, str], dict[str, 
             sets = gathered.setdefault((pod.namespace, name), {})
             sets.setdefault(pod.labels.get(marks.KUEUE_POD_SET, ""), []).append(role)
     return gathered
+
+
+def _gated(sets: Mapping[str, Sequence[roles.Role]]) -> bool:
+    """Return whether topology-aware scheduling holds a pod."""
+    return any(
+        marks.KUEUE_TOPOLOGY_GATE in pod.gates for each in sets.values() for role in each for pod in role.seats.values()
+    )
 
 
 def _places(assignment: kueue.Assignment, sharing: Sequence[roles.Role], where: str) -> Iterator[workload.Within]:
