@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import dataclass
 from enum import Enum
 
-from scheduler.kube import plan, workload
-from scheduler.placement import placement
+from scheduler.kube import plan as plans
+from scheduler.kube import workload as workloads
+from scheduler.placement import placement as placements
 
 
 class State(Enum):
@@ -39,10 +40,10 @@ class Followed:
         What people were last told.
     """
 
-    workload: workload.Workload
+    workload: workloads.Workload
     state: State = State.NEW
-    placement: placement.Placement | None = None
-    plan: plan.Plan | None = None
+    placement: placements.Placement | None = None
+    plan: plans.Plan | None = None
     decision: int = 0
     because: str = ""
     reserver: str = ""

@@ -9,6 +9,7 @@ import asyncio
 from scheduler.kube import plan, world
 from scheduler.model import claim as rows
 from scheduler.model import device
+from scheduler.model import node as machines
 
 WAIT_S = 90.0
 """Longer than pods are given to end by default (30 s), twice over."""
@@ -40,7 +41,7 @@ def holders(known: world.World, new: plan.Plan) -> list[str]:
         wanted.setdefault(pod.node, []).extend(row for claim in pod.claims for row in claim.rows)
     found = []
     for node, devices in wanted.items():
-        machine = known.fleet.machine(node)
+        machine = known.live.machine(node)
         if machine is None:
             continue
         mine = rows.held(machine.topology, devices)
@@ -64,7 +65,7 @@ def overlap(one: rows.Held, other: rows.Held) -> bool:
     return any(a == b and x & y for a, x in one.partitions for b, y in other.partitions)
 
 
-def _held(found: tuple[rows.Allocation, ...], machine: rows.node.NodeTopology) -> rows.Held:
+def _held(found: tuple[rows.Allocation, ...], machine: machines.NodeTopology) -> rows.Held:
     """Return what a claim has of a machine, devices that it does not publish any more left out."""
     known = rows.devices(machine)
     return rows.held(machine, [row for row in found if row.pool == machine.name and row.device in known])

@@ -9,7 +9,7 @@ from scheduler.kube import mirror, workload
 from scheduler.kube import pod as pods
 from scheduler.kube.gangs import identity as identities
 
-OWNERS = ("jobsets", "jobs", "leaderworkersets", "podgroups", "podgroups.x-k8s.io", "workloads")
+OWNERS = ("jobsets", "jobs", "leaderworkersets", "podgroups", "podgroups.x-k8s.io", "workloads.raw")
 """Kinds that tell about gangs; a change of one concerns the gangs that name it."""
 
 

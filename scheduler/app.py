@@ -1,0 +1,264 @@
+"""The running scheduler: one server, one mirror, and a loop that leads while it holds the Lease.
+
+A replica that does not lead follows the cluster too and answers the extender and the webhook, but plans and writes
+nothing. When it begins to lead it forgets what it knows and reads everything anew, so that what its predecessor wrote
+last is surely seen.
+"""
+
+import asyncio
+import contextlib
+import datetime
+import os
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+
+from scheduler import config as configs
+from scheduler import policies
+from scheduler.apiserver import client
+from scheduler.gang import config as queueing
+from scheduler.gang import machine
+from scheduler.kube import (
+    carrier,
+    evictor,
+    fleet,
+    knowledge,
+    kueue_controller,
+    lease,
+    places,
+    recorder,
+    recover,
+    reservations,
+    scribe,
+    sighting,
+    world,
+)
+from scheduler.kube import shell as shells
+from scheduler.kube.gangs import outline
+from scheduler.model import request
+from scheduler.record import journal
+from scheduler.web import answers, asked, extender, server, webhook, wire
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class Scheduler:
+    """One replica.
+
+    Attributes
+    ----------
+    shell : Shell or None
+        Of the term that runs; None before the first sync.
+    leading : bool
+    """
+
+    config: configs.Config
+    api: client.Client
+    identity: str
+    shell: shells.Shell | None = None
+    leading: bool = False
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _answers: answers.Answers | None = None
+    _asked: dict[str, request.PodRequest | None] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Serve and lead until cancelled."""
+        web = self.web()
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(web.serve(), name="server")
+            try:
+                if self.config.leader_elect:
+                    await self._elected()
+                else:
+                    await self._term(1)
+            finally:
+                web.should_exit = True
+                await asyncio.gather(serving, return_exceptions=True)
+
+    def web(self) -> uvicorn.Server:
+        """Return the server: extender, webhook, probes, metrics."""
+        face = server.Face(self.decisions, self.config.extender_weight)
+        face = server.Face(
+            self.decisions,
+            self.config.extender_weight,
+            face.metrics,
+            (webhook.Webhook.new(knowledge.Knowledge(self.known), face.metrics.registry).route(),),
+        )
+        tls = None
+        if self.config.tls_certificate:
+            authority = Path(self.config.client_ca) if self.config.client_ca else None
+            tls = server.Tls(Path(self.config.tls_certificate), Path(self.config.tls_key), authority)
+        return server.listening(face, self.config.host, self.config.port, tls)
+
+    def known(self) -> world.World | None:
+        """Return what is known of the cluster, None before the first sync."""
+        return self.shell.known if self.shell is not None else None
+
+    def decisions(self) -> extender.Decisions | None:
+        """Return who answers the extender now."""
+        if self.shell is None:
+            return None
+        core = self.shell.machine
+        if self._answers is None or self._answers.snapshot is not core.snapshot:
+            self._asked.clear()
+            planned = Planned(self.shell)
+            self._answers = answers.Answers(core.snapshot, core.scoring, planned, {}, self._wanted)
+        return self._answers
+
+    def _wanted(self, pod: wire.Pod) -> request.PodRequest | None:
+        """Return what a pod asks of our devices; None for nothing, and for a pod that the mirror does not know yet."""
+        uid = pod.metadata.uid
+        if uid in self._asked:
+            return self._asked[uid]
+        now = self.shell
+        found = now.known.pod((pod.metadata.namespace, pod.metadata.name)) if now else None
+        if now is None or found is None or found.uid != uid:
+            return asked.from_containers(pod, "nvidia.com/gpu")
+        try:
+            wanted: request.PodRequest | None = now.sight.wanted(found, now.compiled)
+        except outline.NotYet:
+            return None
+        except ValueError as error:
+            raise wire.BadRequest(f"pod {found.key}: {error}") from None
+        if wanted is not None and wanted.kind is request.RequestKind.CPU and not wanted.nics:
+            wanted = None
+        if len(self._asked) > 100_000:
+            self._asked.clear()
+        self._asked[uid] = wanted
+        return wanted
+
+    async def _elected(self) -> None:
+        """Stand by until the Lease is ours, lead until it is lost, and begin again."""
+        own = lease.Lease(self.api, self.config.namespace, self.config.lease, self.identity)
+        while True:
+            standing = asyncio.create_task(self._term(0), name="standby")
+            try:
+                epoch = await own.acquire()
+            finally:
+                await _stop(standing)
+            leading = asyncio.create_task(self._term(epoch), name="leader")
+            keeping = asyncio.create_task(own.keep(), name="lease")
+            try:
+                done, _ = await asyncio.wait((leading, keeping), return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            except lease.Lost as lost:
+                log.warning("leading no more", because=str(lost))
+            finally:
+                await _stop(keeping)
+                await _stop(leading)
+                with contextlib.suppress(Exception):
+                    await own.release()
+
+    async def _term(self, epoch: int) -> None:
+        """Follow the cluster from a fresh read until cancelled; plan and write in an epoch above 0."""
+        writer = scribe.Scribe(self.api, epoch, self._device_class)
+        if epoch:
+            unfinished = await recover.recover(self.api, writer)
+            log.info("recovered", plans=unfinished)
+        known = world.World(self.api, self._options())
+        async with _running(known.store.run(), "mirror"):
+            await known.store.wait_synced(self.config.sync_s)
+            await self._follow(known, writer, epoch)
+
+    async def _follow(self, known: world.World, writer: scribe.Scribe, epoch: int) -> None:
+        told = recorder.Recorder(self.api, self.identity)
+        desk = reservations.Reservations(known)
+        check = kueue_controller.Controller(self.api, known.store.served, desk)
+        carry = carrier.Carrier(known, writer, told, evictor.Evictor(self.api), check.answer)
+        now = shells.Shell(known, sighting.Sight(known), self._settings(), self._journal, carry, leads=epoch > 0)
+        desk.shell = now
+        now.begin()
+        self.shell, self.leading, self._answers = now, epoch > 0, None
+        self.ready.set()
+        log.info(
+            "synced", nodes=len(now.compiled.topology.nodes), left_out=len(now.compiled.rejected), leading=epoch > 0
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(told.run(), name="recorder")
+                if epoch:
+                    desk.listen(check)
+                    group.create_task(check.run(), name="kueue")
+                group.create_task(now.run(), name="shell")
+        finally:
+            self.leading = False
+
+    def _options(self) -> fleet.Options:
+        labels = tuple(one.strip() for one in self.config.level_labels.split(",") if one.strip())
+        found = places.read(Path(self.config.fabric)) if self.config.fabric else places.Paths()
+        return fleet.Options(level_labels=labels, paths=found)
+
+    def _settings(self) -> shells.Settings:
+        return shells.Settings(policies.load(self.config.policy))
+
+    def _journal(self, first: fleet.Compiled) -> journal.Journal | machine.Machine:
+        core = machine.Machine(
+            first.scoring,
+            queueing.QueueConfig(
+                mode=self.config.queue, preempt=self.config.preempt, reservation_s=self.config.reservation_s
+            ),
+        )
+        if not self.config.audit_folder:
+            return core
+        began = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
+        return journal.Journal(core, Path(self.config.audit_folder), f"{began}-{self.identity}")
+
+    def _device_class(self, name: str) -> dict[str, Any] | None:
+        """Return the config of a class as the API has it."""
+        if self.shell is None:
+            return None
+        found = self.shell.known.store["classes"].get(("", name))
+        return None if found is None else {"spec": {"config": list(found.config)}}
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Mapping[str, str]):
+    """Node by UID of every pod that has a plan, here or by the pin that a leader gave it."""
+
+    now: shells.Shell
+
+    def __getitem__(self, uid: str) -> str:
+        return self.now.carrier.members_node[uid]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.now.carrier.members_node)
+
+    def __len__(self) -> int:
+        return len(self.now.carrier.members_node)
+
+
+async def main(config: configs.Config) -> None:
+    """Run until SIGTERM or SIGINT."""
+    identity = config.identity or f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+    path = Path(config.kubeconfig) if config.kubeconfig else None
+    async with await client.Client.connect(path) as api:
+        one = asyncio.create_task(Scheduler(config, api, identity).run(), name="scheduler")
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, one.cancel)
+        log.info("starting", identity=identity, server=api.server, pid=os.getpid())
+        with contextlib.suppress(asyncio.CancelledError):
+            await one
+
+
+@contextlib.asynccontextmanager
+async def _running(job: Any, name: str) -> AsyncIterator[None]:
+    """Run something beside the body; if it fails, so does the body."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(job, name=name)
+        yield
+        task.cancel()
+
+
+async def _stop(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,252 @@
+"""Carries out what the machine decided: plans are written by tasks, people are told, Kueue is answered.
+
+Nothing here decides. Each method returns at once; what became of a write is fetched by the shell with `take_done`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import structlog
+
+from scheduler.apiserver import errors
+from scheduler.gang import effects
+from scheduler.kube import claim as claims
+from scheduler.kube import event, followed, free, gang_record, kueue_answer, mirror, plan, words, world
+from scheduler.kube import evictor as evictors
+from scheduler.kube import pod as pods
+from scheduler.kube import recorder as recorders
+from scheduler.kube import scribe as scribes
+from scheduler.model import reasons
+
+PlannedPod = plan.PlannedPod
+
+PODS_TOLD = 8
+"""Pods of a gang that get its Events; the others are told of by the owner."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a write.
+
+    Attributes
+    ----------
+    problem : str
+        "" for success.
+    stands : Plan or None
+        What still is written after a failure: the plan before, for a gang of which some pods ran already.
+    """
+
+    key: str
+    written: plan.Plan
+    problem: str = ""
+    stands: plan.Plan | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Carrier:
+    """Tasks that write, and words that are said.
+
+    Parameters
+    ----------
+    answer : callable
+        Tells Kueue's admission check what came of a reservation, by UID of the Workload.
+
+    Attributes
+    ----------
+    members : dict of UID to gang
+        Pods and claims of all plans in force.
+    members_node : dict of pod UID to node
+    """
+
+    known: world.World
+    scribe: scribes.Scribe
+    recorder: recorders.Recorder
+    evictor: evictors.Evictor
+    answer: Callable[[str, kueue_answer.Answer], None]
+    members: dict[str, str] = field(default_factory=dict)
+    members_node: dict[str, str] = field(default_factory=dict)
+    bound_s: list[float] = field(default_factory=list)
+    _where: dict[str, str] = field(default_factory=dict)
+    _done: list[Done] = field(default_factory=list)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    # Plans.
+
+    def remember(self, one: plan.Plan, key: str) -> None:
+        """Count the pods and claims of a plan as the gang's."""
+        for pod in one.pods:
+            self.members[pod.uid] = key
+            self.members_node[pod.uid] = pod.node
+            self._where[pod.uid] = one.identity.namespace
+            for claim in pod.claims:
+                self.members[claim.uid] = key
+
+    def forget(self, one: plan.Plan) -> None:
+        """Count them as nobody's."""
+        for pod in one.pods:
+            self.members.pop(pod.uid, None)
+            self.members_node.pop(pod.uid, None)
+            for claim in pod.claims:
+                self.members.pop(claim.uid, None)
+
+    def seen_pods(self, planned: PlannedPod) -> Iterator[tuple[mirror.Key, pods.Pod]]:
+        """Yield the pod of a plan, if it still is the same one."""
+        key = self._where.get(planned.uid, ""), planned.name
+        pod = self.known.pod(key)
+        if pod is not None and pod.uid == planned.uid:
+            yield key, pod
+
+    def seen_claims(self, planned: PlannedPod) -> Iterator[tuple[mirror.Key, claims.Claim]]:
+        """Yield the claims of a planned pod, those that still are the same."""
+        for one in planned.claims:
+            key = self._where.get(planned.uid, ""), one.name
+            claim = self.known.claim(*key)
+            if claim is not None and claim.uid == one.uid:
+                yield key, claim
+
+    def write(self, gang: followed.Followed, new: plan.Plan, before: plan.Plan | None) -> None:
+        """Have a plan written once nobody else has its devices."""
+        task = asyncio.create_task(self._write(gang, new, before), name=f"write {gang.key}")
+        gang.task = task
+        self._keep(task)
+
+    def take_done(self) -> list[Done]:
+        """Return what became of writes since the last call."""
+        done, self._done = self._done, []
+        return done
+
+    def evict(self, gang: followed.Followed, reason: effects.Eviction) -> None:
+        """Have the pods of a gang deleted."""
+        members = [member.pod for member in gang.workload.members if not member.pod.gone]
+        self._tell(gang, event.Reason.GANG_EVICTED, words.evicted(gang, reason))
+        self._keep(asyncio.create_task(self.evictor.evict(members, reason.value), name=f"evict {gang.key}"))
+
+    async def close(self) -> None:
+        """Stop all writing; whoever leads next finishes or undoes it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _write(self, gang: followed.Followed, new: plan.Plan, before: plan.Plan | None) -> None:
+        problem, stands = "", None
+        try:
+            await free.wait(self.known, new)
+            await self.scribe.start(gang.workload, new, before)
+        except scribes.StartFailed as error:
+            problem, stands = str(error), error.stands
+        except (TimeoutError, OSError, aiohttp.ClientError, errors.ApiError) as error:
+            problem, stands = f"{type(error).__name__}: {error}", before
+        self._done.append(Done(gang.key, new, problem, stands))
+        self.known.wake.set()
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._drop)
+
+    def _drop(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a write ended in a defect", task=task.get_name(), exc_info=task.exception())
+            raise task.exception()  # type: ignore[misc]
+
+    # Words.
+
+    def say_incomplete(self, gang: followed.Followed) -> None:
+        """The gang has not all its pods or claims yet."""
+        gang.said = ""
+
+    def say_waiting(self, gang: followed.Followed, rejection: reasons.Rejection) -> None:
+        """There is no room for the gang now."""
+        self._say(gang, event.Reason.GANG_WAITING, rejection.reason.value, str(rejection))
+        if gang.reserver:
+            self.answer(gang.reserver, kueue_answer.Wait(str(rejection)))
+
+    def say_rejected(self, gang: followed.Followed, rejection: reasons.Rejection) -> None:
+        """There never will be room for the gang."""
+        self._say(gang, event.Reason.GANG_REJECTED, rejection.reason.value, str(rejection))
+        if gang.reserver:
+            self.answer(gang.reserver, kueue_answer.Reject(str(rejection)))
+
+    def say_problem(self, gang: followed.Followed, problem: str) -> None:
+        """The gang contradicts itself."""
+        self._say(gang, event.Reason.GANG_INVALID, "Invalid", problem)
+        if gang.reserver:
+            self.answer(gang.reserver, kueue_answer.Reject(problem))
+
+    def say_failed(self, gang: followed.Followed, problem: str) -> None:
+        """The plan could not be written."""
+        self._say(gang, event.Reason.GANG_ROLLED_BACK, "RolledBack", problem)
+
+    def say_conflict(self, gang: followed.Followed, detail: str) -> None:
+        """Two hold the same device."""
+        self._say(gang, event.Reason.DEVICE_CONFLICT, "DeviceConflict", detail)
+
+    def repeat(self, gang: followed.Followed) -> None:
+        """Answer a Kueue Workload again whose gang was answered before."""
+        if gang.reserver and gang.said:
+            rejected = gang.state is followed.State.REJECTED
+            answer = kueue_answer.Reject(gang.said) if rejected else kueue_answer.Wait(gang.said)
+            self.answer(gang.reserver, answer)
+
+    def reserved(self, gang: followed.Followed) -> None:
+        """The gang has its devices before its pods exist."""
+        found = gang.placement
+        decision = found.gang.decision_id if found else ""
+        self.answer(gang.reserver, kueue_answer.Start(gang.workload.identity.name, decision, words.planned(gang)))
+
+    def released(self, gang: followed.Followed) -> None:
+        """All pods of the gang were let go."""
+        gang.said = ""
+        self._tell(gang, event.Reason.GANG_PLANNED, words.planned(gang))
+        if gang.complete_at is not None:
+            self.bound_s.append(time.time() - gang.complete_at)
+
+    def adopted(self, gang: followed.Followed) -> None:
+        """The gang was found running."""
+        gang.said = ""
+
+    def expired(self, gang: followed.Followed) -> None:
+        """The pods for which devices were kept have not come."""
+        if gang.reserver:
+            self.answer(gang.reserver, kueue_answer.Wait("the pods did not come in time; the devices went back"))
+
+    def finished(self, gang: followed.Followed) -> None:
+        """The gang is gone."""
+        if gang.task is not None and not gang.task.done():
+            gang.task.cancel()
+        self._later(f"finish {gang.key}", self.scribe.finish(gang.workload))
+
+    def _say(self, gang: followed.Followed, reason: event.Reason, word: str, text: str) -> None:
+        """Tell people once: an Event, and the status of the GangPlacement where no plan is in force."""
+        if gang.said == text:
+            return
+        gang.said = text
+        self._tell(gang, reason, text)
+        if gang.plan is None:
+            phase = gang_record.Phase.REJECTED if gang.state is followed.State.REJECTED else gang_record.Phase.WAITING
+            self._later(f"say {gang.key}", self.scribe.say(gang.workload, phase, word, text))
+
+    def _tell(self, gang: followed.Followed, reason: event.Reason, text: str) -> None:
+        """Write Events on the owner and on the first pods."""
+        found = gang.workload
+        if found.owner.uid:
+            self.recorder.tell(event.Subject.owner(found.identity.namespace, found.owner), reason, text)
+        for member in found.members[:PODS_TOLD]:
+            self.recorder.tell(event.Subject.pod(member.pod), reason, text)
+
+    def _later(self, name: str, job: Coroutine[Any, Any, None]) -> None:
+        """Do something that nobody waits for; a failure is logged."""
+
+        async def run() -> None:
+            try:
+                await job
+            except (errors.ApiError, TimeoutError, OSError, aiohttp.ClientError) as error:
+                log.warning("not written", what=name, problem=f"{type(error).__name__}: {error}")
+
+        self._keep(asyncio.create_task(run(), name=name))

@@ -1,0 +1,113 @@
+"""GangPlacement: the record of a gang's plan, written before anything else, and what people read about it."""
+
+import datetime
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from scheduler.kube import names, plan, workload
+from scheduler.model import claim as rows
+
+Item = dict[str, Any]
+
+
+class Phase(Enum):
+    """How far a gang is, for people."""
+
+    WAITING = "Waiting"
+    ALLOCATING = "Allocating"
+    RUNNING = "Running"
+    REJECTED = "Rejected"
+
+
+def body(gang: workload.Workload, planned: plan.Plan | None, epoch: int) -> Item:
+    """Return the object without its status."""
+    identity = gang.identity
+    metadata: Item = {"name": identity.name, "namespace": identity.namespace}
+    if gang.owner.uid:
+        owner = gang.owner
+        metadata["ownerReferences"] = [
+            {"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
+        ]
+    spec: Item = {"kind": identity.kind}
+    if gang.gang is not None:
+        spec["tenant"], spec["priority"] = gang.gang.tenant, gang.gang.priority
+        spec["roles"] = [{"name": role.name, "count": role.count} for role in gang.gang.roles]
+    if planned is not None:
+        spec["plan"] = _plan(planned, epoch)
+    return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "spec": spec}
+
+
+def status(item: Mapping[str, Any], phase: Phase, reason: str, text: str) -> Item:
+    """Return the status that says how far a gang is."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    told = item["spec"].get("plan") or {}
+    planned, mb_s = told.get("pods") or (), told.get("bandwidthMBs", 0)
+    return {
+        "phase": phase.value,
+        "reason": reason or phase.value,
+        "message": text[:1024],
+        "pods": len(planned),
+        "bandwidth": f"{mb_s / 1000:.0f}" if mb_s else "",
+        "changedAt": now,
+    }
+
+
+def read_plan(item: Mapping[str, Any]) -> plan.Plan | None:
+    """Return the plan of a record."""
+    told = item["spec"].get("plan")
+    if not told:
+        return None
+    metadata = item["metadata"]
+    identity = workload.Identity(metadata["namespace"], metadata["name"], item["spec"].get("kind", ""))
+    return plan.Plan(
+        identity,
+        tuple(_read_pod(one) for one in told.get("pods") or ()),
+        told.get("decision", 0),
+        told.get("decisionID", ""),
+        told.get("domain", ""),
+        told.get("level", ""),
+        told.get("bandwidthMBs", 0),
+    )
+
+
+def _plan(one: plan.Plan, epoch: int) -> Item:
+    return {
+        "epoch": epoch,
+        "decision": one.decision,
+        "decisionID": one.decision_id,
+        "because": one.because,
+        "domain": one.domain,
+        "level": one.level,
+        "bandwidthMBs": one.bandwidth_mb_s,
+        "terms": [{"name": name, "value": value} for name, value in one.terms],
+        "runnersUp": list(one.runners_up),
+        "pods": [_pod(pod) for pod in one.pods],
+    }
+
+
+def _pod(one: plan.PlannedPod) -> Item:
+    claims = [
+        {"name": claim.name, "uid": claim.uid, "devices": [_device(row) for row in claim.rows]} for claim in one.claims
+    ]
+    return {"rank": one.rank, "role": one.role, "name": one.name, "uid": one.uid, "node": one.node, "claims": claims}
+
+
+def _device(row: rows.Allocation) -> Item:
+    found: Item = {"request": row.request, "driver": row.driver, "pool": row.pool, "device": row.device}
+    if row.share_id:
+        found |= {"shareID": row.share_id, "consumed": dict(row.consumed)}
+    return found
+
+
+def _read_pod(item: Mapping[str, Any]) -> plan.PlannedPod:
+    claims = tuple(
+        plan.PlannedClaim(one["name"], one["uid"], tuple(_read_device(row) for row in one["devices"]))
+        for one in item.get("claims") or ()
+    )
+    return plan.PlannedPod(item["rank"], item["role"], item["name"], item["uid"], item["node"], claims)
+
+
+def _read_device(row: Mapping[str, Any]) -> rows.Allocation:
+    consumed = tuple(sorted((row.get("consumed") or {}).items()))
+    return rows.Allocation(row["driver"], row["pool"], row["device"], row["request"], row.get("shareID", ""), consumed)

@@ -1,0 +1,457 @@
+"""Drives the machine with what happens in the cluster, and has its effects carried out.
+
+One loop, one turn at a time: everything that changed since the last turn becomes events, in a fixed order (what writes
+came to, the fleet, strangers, gangs, time), and each event's effects are handed to the carrier before the next event.
+The loop decides nothing: which gang starts where is the machine's, what a gang is `gangs.recognize`'s.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from scheduler.gang import effects, events
+from scheduler.gang import machine as machines
+from scheduler.kube import carrier as carriers
+from scheduler.kube import fleet, sighting, workload, world
+from scheduler.kube import followed as following
+from scheduler.kube import occupants as occupying
+from scheduler.kube import pod as pods
+from scheduler.model import gang as gangs
+from scheduler.model import reasons
+from scheduler.placement import placement, policy
+from scheduler.placement import target as targets
+from scheduler.record import journal as journals
+
+REST_S = 0.01
+"""Changes that come so close together are one turn."""
+
+RETRY_S = 2.0
+"""Gangs that could not grow or be written ask again after this."""
+
+RESPAWN_S = 120.0
+"""Devices of an evicted gang are kept so long for the pods that its owner makes anew."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What stays the same while this scheduler leads."""
+
+    policy: policy.ScoringPolicy
+    target: targets.TargetWorkload | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Shell:
+    """The loop of a scheduler that leads.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the machine from the first compiled fleet, or a journal around it.
+    leads : bool
+        False for a replica that stands by: everything is a stranger's to it, and it plans nothing.
+
+    Attributes
+    ----------
+    followed : dict of key to Followed
+        Gangs that exist or hold something.
+    members : dict of pod UID to gang key
+        Pods with a plan, written or being written.
+    """
+
+    known: world.World
+    sight: sighting.Sight
+    settings: Settings
+    make: Callable[[fleet.Compiled], journals.Journal | machines.Machine]
+    carrier: carriers.Carrier
+    leads: bool = True
+    clock: Callable[[], float] = time.monotonic
+    followed: dict[str, following.Followed] = field(default_factory=dict)
+    occupants: occupying.Occupants = field(default_factory=occupying.Occupants)
+    compiled: fleet.Compiled = field(init=False)
+    journal: journals.Journal | machines.Machine = field(init=False)
+    turns: int = 0
+    _later: dict[str, float] = field(default_factory=dict)
+    _wishes: list[tuple[workload.Workload, str]] = field(default_factory=list)
+    _dropped: list[str] = field(default_factory=list)
+    _freed: bool = False
+
+    @property
+    def machine(self) -> machines.Machine:
+        """Return the machine; only the shell feeds it."""
+        return self.journal.machine if isinstance(self.journal, journals.Journal) else self.journal
+
+    def begin(self) -> None:
+        """Make the machine and tell it what is there: gangs that run first, then strangers, then who waits."""
+        self.compiled = self.known.live.compile(self.settings.policy, self.settings.target)
+        self.known.fleet_changed = False
+        self.journal = self.make(self.compiled)
+        now = self.clock()
+        self._close(self.compiled.closed, {}, now)
+        for identity in list(self.known.gangs.dirty.values()) if self.leads else ():
+            for found in self.sight.see(identity, self.compiled):
+                self._adopt(found, now)
+        self._strangers(now)
+        self.turn()
+
+    async def run(self) -> None:
+        """Take turns until cancelled."""
+        try:
+            while True:
+                await self._sleep()
+                self.turn()
+        finally:
+            await self.carrier.close()
+            if isinstance(self.journal, journals.Journal):
+                self.journal.close()
+
+    def turn(self) -> None:
+        """Tell the machine everything that changed."""
+        now = self.clock()
+        self.turns += 1
+        self.known.wake.clear()
+        self._done(now)
+        if self.known.fleet_changed:
+            self._fleet(now)
+        self._strangers(now)
+        if self.leads:
+            self._reservations(now)
+            self._gangs(now)
+        if self.machine.next_tick() <= now:
+            self._tell(events.Tick(), now)
+        if self._freed:
+            self._freed = False
+            self._later.update(dict.fromkeys(self._growing(), now))
+
+    def reserve(self, found: workload.Workload, reserver: str) -> None:
+        """Ask for devices for a gang whose pods do not exist yet; the carrier is told what came of it."""
+        self._wishes.append((found, reserver))
+        self.known.wake.set()
+
+    def cancel(self, reserver: str) -> None:
+        """Give a reservation back, unless its pods have come."""
+        self._dropped.append(reserver)
+        self.known.wake.set()
+
+    # What changed.
+
+    async def _sleep(self) -> None:
+        """Wait for a change, or for the next thing that is due."""
+        due = min([self.machine.next_tick(), *self._later.values()], default=math.inf)
+        timeout = None if due == math.inf else max(0.0, due - self.clock())
+        try:
+            async with asyncio.timeout(timeout):
+                await self.known.wake.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(REST_S)
+
+    def _done(self, now: float) -> None:
+        """Hear what became of writes."""
+        for one in self.carrier.take_done():
+            gang = self.followed.get(one.key)
+            if gang is None or gang.plan is not one.written:
+                continue
+            if one.problem:
+                self._write_failed(gang, one, now)
+            else:
+                gang.state, gang.failures = following.State.RUNNING, 0
+                self.carrier.released(gang)
+            self.known.gangs.mark(gang.key)
+
+    def _write_failed(self, gang: following.Followed, one: carriers.Done, now: float) -> None:
+        """Have the machine place the gang again; pods that run already keep what they have."""
+        gang.failures += 1
+        before = gang.plan
+        gang.plan = one.stands
+        self._look_again(before.pods if before else ())
+        if one.stands is None:
+            gang.state, gang.placement = following.State.WAITING, None
+            self._tell(events.BindFailed(gang.key, one.problem), now)
+        else:
+            self._later[gang.key] = now + min(64.0, RETRY_S * 2**gang.failures)
+        self.carrier.say_failed(gang, one.problem)
+
+    def _fleet(self, now: float) -> None:
+        """Compile what changed and tell the machine the difference."""
+        self.known.fleet_changed = False
+        before, self.compiled = self.compiled, self.known.live.compile(self.settings.policy, self.settings.target)
+        if self.compiled.scoring is not before.scoring:
+            self._tell(events.TopologyChanged(self.compiled.scoring), now)
+            self._reopen(following.State.REJECTED)
+            self._recount()
+        self._close(self.compiled.closed, before.closed, now)
+        tainted = [(node, name) for node, name, _ in self.compiled.tainted]
+        for event in list(self.occupants.taints(tainted, self.known.live)):
+            self._tell(event, now)
+
+    def _recount(self) -> None:
+        """Look at all claims again: their nodes may be in the fleet only now."""
+        for key, claim in self.known.store["claims"].items():
+            if claim.rows is not None:
+                self.known.moved_claims.setdefault(key, claim)
+
+    def _close(self, closed: Iterable[str], before: Iterable[str], now: float) -> None:
+        """Tell on which nodes nothing new can start."""
+        shut, was = set(closed), set(before)
+        for node in sorted(was - shut):
+            self._tell(events.NodeUncordoned(node), now)
+        for node in sorted(shut - was):
+            self._tell(events.NodeCordoned(node), now)
+
+    def _strangers(self, now: float) -> None:
+        """Tell what pods and claims hold that are of no gang that the machine holds."""
+        moved, self.known.moved_pods = self.known.moved_pods, {}
+        claims, self.known.moved_claims = self.known.moved_claims, {}
+        planned = self.carrier.members
+        for key, pod in moved.items():
+            ours = pod.uid in planned or self.known.pod(key) is None
+            for event in self.occupants.pod(pod, ours):
+                self._tell(event, now)
+        for key, claim in claims.items():
+            ours = claim.uid in planned or self.known.store["claims"].get(key) is None
+            for event in self.occupants.claim(claim, ours, self.known.live):
+                self._tell(event, now)
+
+    def _reservations(self, now: float) -> None:
+        """Take wishes for gangs without pods, and their ends."""
+        wishes, self._wishes = self._wishes, []
+        for found, reserver in wishes:
+            gang = self.followed.setdefault(found.identity.key, following.Followed(found))
+            gang.reserver = reserver
+            if gang.placement is not None:
+                self.carrier.reserved(gang)
+            elif not self.machine.knows(gang.key) and found.gang is not None:
+                gang.workload = found
+                self._tell(events.GangSubmitted(found.gang), now)
+            else:
+                self.carrier.repeat(gang)
+        dropped, self._dropped = self._dropped, []
+        for reserver in dropped:
+            for gang in [one for one in self.followed.values() if one.reserver == reserver]:
+                gang.reserver = ""
+                self.known.gangs.dirty.setdefault(gang.key, gang.workload.identity)
+
+    def _gangs(self, now: float) -> None:
+        """Look at the gangs that something happened to."""
+        for key in [key for key, due in self._later.items() if due <= now]:
+            del self._later[key]
+            if key in self.followed:
+                self.known.gangs.dirty.setdefault(key, self.followed[key].workload.identity)
+        dirty, self.known.gangs.dirty = self.known.gangs.dirty, {}
+        for identity in dirty.values():
+            seen = set()
+            for found in self.sight.see(identity, self.compiled):
+                seen.add(found.identity.key)
+                self._gang(found, now)
+            if identity.key not in seen and identity.key in self.followed:
+                self._vanished(self.followed[identity.key], now)
+
+    def _gang(self, found: workload.Workload, now: float) -> None:
+        """Compare what a gang is with what the machine knows of it."""
+        key = found.identity.key
+        alive = [member for member in found.members if not member.pod.gone]
+        gang = self.followed.get(key)
+        if gang is None:
+            if not alive:
+                return
+            gang = self.followed[key] = following.Followed(found)
+        gang.workload = found
+        if not alive:
+            self._vanished(gang, now)
+        elif found.problem:
+            self._refuse(gang, found.problem, now)
+        elif not found.complete or found.gang is None:
+            self.carrier.say_incomplete(gang)
+        elif key in self.machine.held:
+            self._compare(gang, found.gang, now)
+        elif self.machine.knows(key):
+            self._tell(events.GangChanged(found.gang), now)
+        elif not self._adopt(found, now) and gang.state is not following.State.REJECTED:
+            gang.complete_at = gang.complete_at or time.time()
+            self._tell(events.GangSubmitted(found.gang), now)
+        elif gang.state is following.State.REJECTED:
+            self.carrier.repeat(gang)
+
+    def _compare(self, gang: following.Followed, now_is: gangs.Gang, now: float) -> None:
+        """Write what is not written yet, and exchange what has changed."""
+        if not gang.settled:
+            return  # looked at again when the writing is done
+        held = self.machine.held[gang.key]
+        if gang.plan is None:
+            if held.gang != now_is:
+                self._tell(events.GangChanged(now_is), now)
+            elif gang.placement is not None:
+                self._write(gang, gang.placement, now)
+            return
+        ranks = {pod.uid: pod.rank for pod in gang.plan.pods}
+        stays = tuple(ranks.get(member.pod.uid, -1) for member in gang.workload.members)
+        self._tell(events.GangChanged(now_is, stays), now)
+
+    def _vanished(self, gang: following.Followed, now: float) -> None:
+        """All pods of a gang are gone: it ends, unless they are about to come (again)."""
+        if gang.reserver and gang.plan is None:
+            return
+        respawn = gang.evicted_at is not None and now < gang.evicted_at + RESPAWN_S
+        if respawn and gang.plan is None and self.known.gangs.members(gang.key):
+            self._later[gang.key] = gang.evicted_at + RESPAWN_S if gang.evicted_at is not None else now
+            return
+        self._end(gang, now)
+
+    def _end(self, gang: following.Followed, now: float) -> None:
+        """Forget a gang; what it still holds in the API is a stranger's until it is let go."""
+        self.followed.pop(gang.key, None)
+        self._later.pop(gang.key, None)
+        self._forget_plan(gang)
+        self._strangers(now)
+        self._freed = True
+        self._tell(events.GangFinished(gang.key), now)
+        self.carrier.finished(gang)
+
+    def _forget_plan(self, gang: following.Followed) -> None:
+        plan, gang.plan = gang.plan, None
+        if plan is not None:
+            self.carrier.forget(plan)
+            self._look_again(plan.pods)
+
+    def _look_again(self, planned: Iterable[carriers.PlannedPod]) -> None:
+        """Have pods and their claims counted as what they now are."""
+        for one in planned:
+            for key, pod in self.carrier.seen_pods(one):
+                self.known.moved_pods.setdefault(key, pod)
+            for key, claim in self.carrier.seen_claims(one):
+                self.known.moved_claims.setdefault(key, claim)
+
+    def _refuse(self, gang: following.Followed, problem: str, now: float) -> None:
+        """A gang contradicts itself: it does not wait any more."""
+        if self.machine.knows(gang.key) and gang.key not in self.machine.held:
+            self._tell(events.GangCancelled(gang.key), now)
+        if gang.key not in self.machine.held:
+            gang.state = following.State.REJECTED
+        self.carrier.say_problem(gang, problem)
+
+    def _reopen(self, state: following.State) -> None:
+        """The fleet is another: what could never run may now."""
+        for gang in self.followed.values():
+            if gang.state is state:
+                gang.state = following.State.NEW
+                self.known.gangs.dirty.setdefault(gang.key, gang.workload.identity)
+
+    def _growing(self) -> list[str]:
+        """Return gangs that run with fewer pods than they want."""
+        return [
+            key
+            for key, gang in self.followed.items()
+            if key in self.machine.held and gang.plan is not None and gang.workload.gang != self.machine.held[key].gang
+        ]
+
+    def _adopt(self, found: workload.Workload, now: float) -> bool:
+        """Take over a gang whose claims are all allocated already; tell whether it was one."""
+        grants = self.sight.grants(found, self.compiled)
+        if grants is None or found.gang is None:
+            return False
+        gang = self.followed.setdefault(found.identity.key, following.Followed(found))
+        gang.workload, gang.state = found, following.State.RUNNING
+        gang.plan = self.sight.standing(found, self.compiled)
+        self.carrier.remember(gang.plan, gang.key)
+        for pod in gang.plan.pods:
+            self._vacate(pod, now)
+        self._tell(events.Adopted(found.gang, grants), now)
+        if gang.key in self.machine.held:
+            gang.placement = self.machine.held[gang.key].placement
+            self.carrier.adopted(gang)
+        return True
+
+    def _vacate(self, planned: carriers.PlannedPod, now: float) -> None:
+        """What a pod and its claims hold is the gang's from now on."""
+        for _, pod in self.carrier.seen_pods(planned):
+            for event in self.occupants.pod(pod, ours=True):
+                self._tell(event, now)
+        for _, claim in self.carrier.seen_claims(planned):
+            for event in list(self.occupants.claim(claim, True, self.known.live)):
+                self._tell(event, now)
+
+    # What follows.
+
+    def _tell(self, event: events.Event, now: float) -> None:
+        """Let the machine decide, and have its effects carried out."""
+        self._freed |= isinstance(event, events.Vacated | events.NodeUncordoned | events.TopologyChanged)
+        for effect in self.journal.handle(event, now):
+            gang = self.followed.get(effect.gang.name)
+            if gang is not None:
+                self._effect(gang, effect, now)
+
+    def _effect(self, gang: following.Followed, effect: effects.Effect, now: float) -> None:
+        match effect:
+            case effects.Start(_, found, decision, because) | effects.Refill(_, found, _, decision, because):
+                gang.placement, gang.decision, gang.because = found, decision, because
+                self._started(gang, found, now)
+            case effects.Wait(_, rejection):
+                self._waits(gang, rejection)
+            case effects.Reject(_, rejection):
+                gang.state = following.State.REJECTED
+                self.carrier.say_rejected(gang, rejection)
+            case effects.Evict(_, _, reason):
+                self._evicted(gang, reason, now)
+            case effects.Expire():
+                gang.placement, gang.state = None, following.State.WAITING
+                self.carrier.expired(gang)
+            case effects.Conflict(_, detail):
+                self.carrier.say_conflict(gang, detail)
+
+    def _started(self, gang: following.Followed, found: placement.Placement, now: float) -> None:
+        """Write the plan when the pods are there; else keep the devices for them."""
+        ready = gang.workload.complete and gang.workload.gang == found.gang and self.sight.writable(gang.workload)
+        if ready:
+            self._write(gang, found, now)
+        else:
+            gang.state = following.State.RESERVED
+            if gang.reserver:
+                self.carrier.reserved(gang)
+
+    def _write(self, gang: following.Followed, found: placement.Placement, now: float) -> None:
+        """Turn a placement into a plan and have it written."""
+        try:
+            plan = self.sight.planned(gang, found, self.compiled)
+        except sighting.Unplannable as problem:
+            self._tell(events.BindFailed(gang.key, str(problem)), now)
+            gang.placement, gang.state = None, following.State.WAITING
+            self.carrier.say_failed(gang, str(problem))
+            return
+        before, gang.plan = gang.plan, plan
+        if before is not None:
+            self.carrier.forget(before)
+        self.carrier.remember(plan, gang.key)
+        if before is not None:
+            kept = {pod.uid for pod in plan.pods}
+            self._look_again([pod for pod in before.pods if pod.uid not in kept])
+        gang.evicted_at = None
+        if self.sight.unwritten(plan, before):
+            gang.state = following.State.WRITING
+            self.carrier.write(gang, plan, before)
+        self._tell(events.Bound(gang.key), now)
+
+    def _waits(self, gang: following.Followed, rejection: reasons.Rejection) -> None:
+        if gang.plan is None:
+            gang.state = following.State.WAITING
+        self.carrier.say_waiting(gang, rejection)
+
+    def _evicted(self, gang: following.Followed, reason: effects.Eviction, now: float) -> None:
+        """Have the pods deleted; the gang waits until its owner has made them anew."""
+        gang.evicted_at, gang.placement, gang.state = now, None, following.State.WAITING
+        self._forget_plan(gang)
+        self.carrier.evict(gang, reason)
+
+    def why(self, key: str) -> reasons.Rejection | None:
+        """Return why a gang waits, as of now."""
+        return self.machine.why(key)
+
+    def node_of(self, pod: pods.Pod) -> str:
+        """Return where the plan puts a pod, "" without one."""
+        return self.carrier.members_node.get(pod.uid, "")

@@ -1,0 +1,189 @@
+"""What the mirror says about one gang: its workload, whether it has its devices, and a placement in the API's terms."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scheduler.kube import claim as claims
+from scheduler.kube import classes, fleet, followed, occupants, plan, requests, rows, workload, world
+from scheduler.kube import pod as pods
+from scheduler.kube.gangs import marks, recognize
+from scheduler.model import gang as gangs
+from scheduler.model import names, request
+from scheduler.placement import placement
+from scheduler.snapshot import state
+
+PLURALS = {
+    marks.JOBSET: "jobsets",
+    marks.JOB: "jobs",
+    marks.LWS: "leaderworkersets",
+    marks.POD_GROUP: "podgroups",
+    marks.SIGS_POD_GROUP: "podgroups.x-k8s.io",
+    marks.WORKLOAD: "workloads.raw",
+}
+"""Store by kind of the objects that tell about gangs."""
+
+
+class Unplannable(ValueError):
+    """A placement can't be turned into claims of the gang; the message names pod and claim."""
+
+
+@dataclass(slots=True, eq=False)
+class Sight:
+    """Reads gangs from a world."""
+
+    known: world.World
+
+    def see(self, identity: workload.Identity, compiled: fleet.Compiled) -> Iterator[workload.Workload]:
+        """Yield the gangs of an identity; pods that ask for none of our devices make none."""
+        members = self.known.gangs.members(identity.key)
+        if not any(pod.claims or names.GATE in pod.gates or pod.extended for pod in members):
+            return
+        for found in recognize.recognize(identity, members, self._object, lambda pod: self.wanted(pod, compiled)):
+            if found.gang is None or any(map(_devices, found.gang.roles)):
+                yield replace(found, gang=found.gang and spelled(found.gang, compiled.spellings))
+
+    def wanted(self, pod: pods.Pod, compiled: fleet.Compiled) -> request.PodRequest:
+        """Return what a pod asks for.
+
+        Raises
+        ------
+        NotYet
+            A claim of it is not made yet.
+        ValueError
+            It can't be planned; the message says why.
+        """
+        mirror = self.known.store
+        specs = requests.asked(pod, mirror["claims"], mirror["templates"])
+        return requests.of(pod, specs, self._classes(), self.known.live)
+
+    def grants(self, found: workload.Workload, compiled: fleet.Compiled) -> tuple[state.Grant, ...] | None:
+        """Return what the gang's pods hold, by rank; None unless every one of them has all its claims allocated."""
+        if found.gang is None or len(found.members) < found.gang.minimum:
+            return None
+        asked = {rank: role.request for rank, role, _ in found.gang.ranks()}
+        grants = []
+        for member in found.members:
+            grant = self._held(member.pod, asked[member.rank], compiled)
+            if grant is None:
+                return None
+            grants.append(grant)
+        return tuple(grants)
+
+    def standing(self, found: workload.Workload, compiled: fleet.Compiled) -> plan.Plan:
+        """Return the plan that a gang's allocated claims amount to."""
+        planned = []
+        for member in found.members:
+            own = [self.known.claim(member.pod.namespace, ref.claim) for ref in member.pod.claims]
+            had = tuple(plan.PlannedClaim(one.name, one.uid, one.rows) for one in own if one and one.rows is not None)
+            node = member.pod.node or next((one.node for one in own if one and one.node), "")
+            planned.append(plan.PlannedPod(member.rank, member.role, member.pod.name, member.pod.uid, node, had))
+        return plan.Plan(found.identity, tuple(planned), 0)
+
+    def planned(self, gang: followed.Followed, found: placement.Placement, compiled: fleet.Compiled) -> plan.Plan:
+        """Return a placement as a plan; pods that have their devices already keep exactly those.
+
+        Raises
+        ------
+        Unplannable
+        """
+        nodes = compiled.topology.nodes
+        before = {pod.uid: pod for pod in gang.plan.pods} if gang.plan else {}
+        planned = []
+        for member, grant in zip(gang.workload.members, found.grants, strict=False):
+            kept = before.get(member.pod.uid)
+            if kept is not None:
+                planned.append(replace(kept, rank=member.rank, role=member.role))
+                continue
+            node = nodes[grant.node].name
+            given = self._rows(member.pod, node, grant)
+            planned.append(plan.PlannedPod(member.rank, member.role, member.pod.name, member.pod.uid, node, given))
+        return plan.Plan(
+            identity=gang.workload.identity,
+            pods=tuple(planned),
+            decision=gang.decision,
+            decision_id=found.gang.decision_id,
+            domain=found.domain,
+            level=found.level,
+            bandwidth_mb_s=found.bandwidth_mb_s,
+            terms=found.terms,
+            runners_up=tuple(f"{one.domain} ({one.level}): {_terms(one.terms)}" for one in found.runners_up),
+            because=gang.because,
+        )
+
+    def writable(self, found: workload.Workload) -> bool:
+        """Return whether all pods can still be placed: none is being deleted."""
+        return bool(found.members) and not any(member.pod.deleting for member in found.members)
+
+    def unwritten(self, one: plan.Plan, before: plan.Plan | None) -> bool:
+        """Return whether a plan has pods that the one before did not have."""
+        had = {pod.uid for pod in before.pods} if before else set()
+        return any(pod.uid not in had for pod in one.pods)
+
+    def _rows(self, pod: pods.Pod, node: str, grant: state.Grant) -> tuple[plan.PlannedClaim, ...]:
+        machine = self.known.live.machine(node)
+        if machine is None:
+            raise Unplannable(f"pod {pod.key}: node {node} has left the fleet")
+        own = self._claims(pod)
+        mirror = self.known.store
+        ids = tuple(str(uuid.uuid4()) for _ in range(len(grant.gpus)))
+        try:
+            specs = requests.asked(pod, mirror["claims"], mirror["templates"])
+            found = rows.of(specs, self._classes(), self.known.live.catalog(), machine, grant, ids)
+        except ValueError as error:
+            raise Unplannable(f"pod {pod.key} on node {node}: {error}") from error
+        return tuple(plan.PlannedClaim(name, own[name].uid, given) for name, given in found.items() if name in own)
+
+    def _classes(self) -> dict[str, classes.DeviceClass]:
+        return {name: found for (_, name), found in self.known.store["classes"].items()}
+
+    def _claims(self, pod: pods.Pod) -> dict[str, claims.Claim]:
+        """Return the claims of a pod that exist, by their own names."""
+        found = ((ref.claim, self.known.claim(pod.namespace, ref.claim)) for ref in pod.claims if ref.claim)
+        return {name: claim for name, claim in found if claim is not None}
+
+    def _held(self, pod: pods.Pod, asked: request.PodRequest, compiled: fleet.Compiled) -> state.Grant | None:
+        """Return what a pod holds, None unless all its claims are allocated on one node of the fleet."""
+        own = self._claims(pod)
+        pools = occupants.by_pool(row for claim in own.values() for row in claim.rows or ())
+        allocated = all(ref.claim in own and own[ref.claim].rows is not None for ref in pod.claims)
+        node = pod.node or next(iter(pools), "")
+        row, machine = compiled.topology.row.get(node), self.known.live.machine(node)
+        if not allocated or row is None or machine is None or not pools:
+            return None
+        held = occupants.devices(machine, pools.get(node, ()))
+        if held is None:
+            return None
+        return replace(held, node=row, cpu_milli=asked.cpu_milli, memory_mib=asked.memory_mib, pods=1)
+
+    def _object(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        if kind == marks.NAMESPACE:
+            labels = self.known.store["namespaces"].get(("", name))
+            return None if labels is None else {"metadata": {"name": name, "labels": labels}}
+        found: Mapping[str, Any] | None = self.known.store[PLURALS[kind]].get((namespace, name))
+        return found
+
+
+def _devices(role: gangs.Role) -> bool:
+    asked = role.request
+    return bool(asked.gpus or asked.nics or asked.accelerators)
+
+
+def spelled(gang: gangs.Gang, levels: Mapping[str, str]) -> gangs.Gang:
+    """Call levels as the fleet calls them; unknown ones stay as they were written, to be refused by name."""
+
+    def constraint(one: gangs.TopologyConstraint) -> gangs.TopologyConstraint:
+        required, preferred = levels.get(one.required, one.required), levels.get(one.preferred, one.preferred)
+        return gangs.TopologyConstraint(required, preferred)
+
+    def role(one: gangs.Role) -> gangs.Role:
+        segment = one.segment and replace(one.segment, level=levels.get(one.segment.level, one.segment.level))
+        spread = one.spread and replace(one.spread, level=levels.get(one.spread.level, one.spread.level))
+        return replace(one, constraint=constraint(one.constraint), segment=segment, spread=spread)
+
+    return replace(gang, roles=tuple(map(role, gang.roles)), constraint=constraint(gang.constraint))
+
+
+def _terms(terms: placement.Terms) -> str:
+    return ", ".join(f"{name} {value}" for name, value in terms) or "no terms"
