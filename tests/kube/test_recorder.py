@@ -193,6 +193,7 @@ async def test_what_passes_is_tried_again_and_what_does_not_is_counted(monkeypat
             assert (api.calls, dict(told.dropped)) == (calls, dropped), error
             told.tell(GANG, WAITING, "no room")  # after a failure, equal words are a new Event
             await told.flush(5)
+            assert (api.calls > calls) is bool(dropped)
 
 
 async def test_a_full_queue_drops_and_nobody_waits(api: client.Client) -> None:

@@ -146,6 +146,12 @@ def test_pods_without_claims_and_pods_with_a_node_pass() -> None:
     assert "patch" not in response and "n-0" in response["warnings"][0]
 
 
+def test_a_claim_by_name_that_nobody_knows_waits() -> None:
+    obj = pod("")
+    obj["spec"]["resourceClaims"] = [{"name": "a", "resourceClaimName": "new"}]
+    assert "patch" in asked(Cluster(), obj) and "patch" not in asked(Cluster({"new": False}), obj)
+
+
 def test_other_operations_pass() -> None:
     assert asked(Cluster(), None, operation="DELETE") == {"uid": UID, "allowed": True}
     assert asked(Cluster(), {"kind": "Binding"}, subResource="binding") == {"uid": UID, "allowed": True}
@@ -177,12 +183,21 @@ def test_slips_are_warned_of() -> None:
     assert all(len(one) <= 120 for one in response["warnings"])
 
 
+def test_warnings_are_short_and_few() -> None:
+    said = json.loads(review.allowed(UID, warnings=["w" * 500] * 50))["response"]["warnings"]
+    assert said == ["w" * 120] * 8
+
+
+def test_keys_are_escaped_in_pointers() -> None:
+    assert admission._pointer(("metadata", "labels", "a/b~c")) == "/metadata/labels/a~1b~0c"
+
+
 BAD = {
     "no JSON": b"{",
     "no review": b"{}",
     "not UTF-8": b'{"apiVersion": "\xff"}',
     "old version": body(pod()).replace(b"admission.k8s.io/v1", b"admission.k8s.io/v1beta1"),
-    "no pod": body({"metadata": {}}, kind={"group": "apps", "version": "v1", "kind": "Deployment"}),
+    "no pod": body(pod(), kind={"group": "apps", "version": "v1", "kind": "Deployment"}),
     "no object": body(None),
     "labels of a wrong type": body(pod(labels={"a": 1})),
     "claims of a wrong type": body({"metadata": {}, "spec": {"resourceClaims": {"a": "b"}}}),
@@ -228,9 +243,9 @@ async def test_over_http_bad_input_is_a_400_and_all_is_counted() -> None:
     async with given.listening(face) as url, aiohttp.ClientSession(url) as session:
         async with session.post("/mutate-pods?timeout=2s", data=body(pod())) as answer:
             assert answer.status == 200 and (await answer.json())["response"]["allowed"] is True
-        for bad in (b"{", io.BytesIO(b"x" * (review.MAX_BYTES + 1))):
+        for bad, words in ((b"{", "body"), (io.BytesIO(b"x" * (review.MAX_BYTES + 1)), "is larger than 4194304")):
             async with session.post("/mutate-pods", data=bad) as answer:
-                assert answer.status == 400 and "body" in (await answer.json())["Error"]
+                assert answer.status == 400 and words in (await answer.json())["Error"]
         async with session.get("/mutate-pods") as answer:
             assert answer.status == 405
         async with session.get("/metrics") as answer:
