@@ -9,22 +9,20 @@ References
 github.com/google/cel-spec, language definition: grammar, precedence, and how ``&&`` and ``||`` absorb errors.
 """
 
-import ast
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from scheduler.kube import cel_device
+from scheduler.kube import cel_device, cel_terms
 from scheduler.kube.cel_device import CelError, Device
+from scheduler.kube.cel_terms import Run
 
 MAX_LENGTH = 10 * 1024
 """Characters of an expression, as in the API."""
 MAX_TOKENS = 2000
 MAX_DEPTH = 24
-
-Run = Callable[[Device], Any]
+MAX_CHAIN = 16
 
 TOKEN = re.compile(
     r"""\s*(?:
@@ -132,31 +130,32 @@ class _Parser:
         if self.accept("?"):
             yes = self.choice()
             self.expect(":")
-            run = _choice(run, yes, self.choice())
+            run = cel_terms.choice(run, yes, self.choice())
         self.depth -= 1
         return run
 
     def either(self) -> Run:
-        run = self.both()
+        terms = [self.both()]
         while self.accept("||"):
-            run = _logic(run, self.both(), True)
-        return run
+            terms.append(self.both())
+        return cel_terms.logic(terms, True)
 
     def both(self) -> Run:
-        run = self.relation()
+        terms = [self.relation()]
         while self.accept("&&"):
-            run = _logic(run, self.relation(), False)
-        return run
+            terms.append(self.relation())
+        return cel_terms.logic(terms, False)
 
     def relation(self) -> Run:
         run = self.unary()
-        while True:
+        for _ in range(MAX_CHAIN):
             sign = self.accept("==", "!=", "<", "<=", ">", ">=")
             if not sign and (self.kind, self.word) == ("name", "in"):
                 sign = self.take()
             if not sign:
                 return run
-            run = _relation(sign, run, self.unary())
+            run = cel_terms.relation(sign, run, self.unary())
+        raise CelError(f"more than {MAX_CHAIN} comparisons in a row")
 
     def unary(self) -> Run:
         turns = 0
@@ -168,7 +167,7 @@ class _Parser:
             number = -int(self.take())
             return lambda _: number
         run = self.member(self.primary())
-        return _negated(run) if turns % 2 else _truth(run) if turns else run
+        return cel_terms.negated(run) if turns % 2 else cel_terms.truth(run) if turns else run
 
     def primary(self) -> Run:
         if self.accept("("):
@@ -183,7 +182,7 @@ class _Parser:
             return self.named(word)
         if kind not in ("text", "number"):
             raise CelError(f"{word or 'the end'!r} is not expected")
-        value = _literal(word)
+        value = cel_terms.literal(word)
         return lambda _: value
 
     def named(self, word: str) -> Run:
@@ -191,11 +190,11 @@ class _Parser:
             return lambda _: word == "true"
         if word == "device" and self.accept("."):
             return self.field(self.take())
-        if word in FUNCTIONS and self.accept("("):
+        if word in cel_terms.FUNCTIONS and self.accept("("):
             arguments = self.arguments(")")
             if len(arguments) != 1:
                 raise CelError(f"{word}: one argument expected, got {len(arguments)}")
-            run, (argument,) = FUNCTIONS[word], arguments
+            run, (argument,) = cel_terms.FUNCTIONS[word], arguments
             return lambda device: run(argument, device)
         raise CelError(f"{word} is not understood")
 
@@ -213,24 +212,32 @@ class _Parser:
 
         def read(device: Device) -> Any:
             found: Any = device.attributes if name == "attributes" else device.capacity
-            return found.get(domain(device), {})
+            key = domain(device)
+            return found[key] if cel_device.holds(key, found) else {}
 
         return read
 
     def member(self, run: Run) -> Run:
-        while sign := self.accept(".", ".?", "["):
+        for _ in range(MAX_CHAIN):
+            sign = self.accept(".", ".?", "[")
+            if not sign:
+                return run
             if sign == "[":
-                run = _item(run, self.choice())
+                run = cel_terms.item(run, self.choice())
                 self.expect("]")
-                continue
-            if self.kind != "name":
-                raise CelError(f"a name is expected after {sign}, not {self.word or 'the end'!r}")
-            name = self.take()
-            if sign == "." and self.accept("("):
-                run = _call(run, name, self.arguments(")"))
             else:
-                run = _optional(run, name) if sign == ".?" else _item(run, lambda _, name=name: name)  # type: ignore[misc]
-        return run
+                run = self.named_member(run, sign)
+        raise CelError(f"more than {MAX_CHAIN} members in a row")
+
+    def named_member(self, run: Run, sign: str) -> Run:
+        if self.kind != "name":
+            raise CelError(f"a name is expected after {sign}, not {self.word or 'the end'!r}")
+        name = self.take()
+        if sign == ".?":
+            return cel_terms.optional(run, name)
+        if self.accept("("):
+            return cel_terms.call(run, name, self.arguments(")"))
+        return cel_terms.item(run, lambda _: name)
 
     def arguments(self, end: str) -> list[Run]:
         found: list[Run] = []
@@ -240,98 +247,3 @@ class _Parser:
                 self.expect(end)
                 break
         return found
-
-
-def _literal(word: str) -> Any:
-    if word[0].isdigit():
-        return int(word)
-    if word[0] != "r" and re.search(r"\\[^\\'\"ntr]", word):
-        raise CelError(f"the escape in {word} is not understood")
-    return ast.literal_eval(word)
-
-
-def _logic(a: Run, b: Run, decisive: bool) -> Run:
-    """Return ``a || b`` (decisive true) or ``a && b``: a decisive side wins over the other's error."""
-
-    def run(device: Device) -> bool:
-        try:
-            first = _bool(a(device))
-        except CelError:
-            if _bool(b(device)) is decisive:
-                return decisive
-            raise
-        return first if first is decisive else _bool(b(device))
-
-    return run
-
-
-def _relation(sign: str, a: Run, b: Run) -> Run:
-    if sign == "in":
-        return lambda device: cel_device.holds(a(device), b(device))
-    if sign in ("==", "!="):
-        return lambda device: cel_device.same(a(device), b(device)) is (sign == "==")
-    wanted = {"<": (-1,), "<=": (-1, 0), ">": (1,), ">=": (1, 0)}[sign]
-    return lambda device: cel_device.compare(a(device), b(device)) in wanted
-
-
-def _choice(test: Run, yes: Run, no: Run) -> Run:
-    return lambda device: (yes if _bool(test(device)) else no)(device)
-
-
-def _negated(run: Run) -> Run:
-    return lambda device: not _bool(run(device))
-
-
-def _truth(run: Run) -> Run:
-    return lambda device: _bool(run(device))
-
-
-def _bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise CelError("a truth value is expected")
-    return value
-
-
-def _item(of: Run, key: Run) -> Run:
-    def run(device: Device) -> Any:
-        found, name = of(device), key(device)
-        if not isinstance(found, dict):
-            raise CelError(f"{name!r}: only attributes and capacities have members here")
-        if name not in found:
-            raise cel_device.Missing(f"device {device.name} has no attribute or capacity {name}")
-        return cel_device.known(device, found[name], name)
-
-    return run
-
-
-def _optional(of: Run, name: str) -> Run:
-    def run(device: Device) -> cel_device.Optional:
-        found = of(device)
-        if not isinstance(found, dict):
-            raise CelError(f".?{name}: only attributes and capacities have members here")
-        return cel_device.Optional((cel_device.known(device, found[name], name),) if name in found else ())
-
-    return run
-
-
-def _call(of: Run, name: str, arguments: list[Run]) -> Run:
-    return lambda device: cel_device.call(of(device), name, [argument(device) for argument in arguments])
-
-
-def _has(argument: Run, device: Device) -> bool:
-    """Tell whether a member is there; an identity is, though its value can't be read."""
-    try:
-        argument(device)
-    except cel_device.IdentityRead:
-        return True
-    except cel_device.Missing:
-        return False
-    return True
-
-
-FUNCTIONS: dict[str, Callable[[Run, Device], Any]] = {
-    "has": _has,
-    "quantity": lambda argument, device: cel_device.to_quantity(argument(device)),
-    "semver": lambda argument, device: cel_device.to_version(argument(device)),
-    "size": lambda argument, device: cel_device.call(argument(device), "size", []),
-}

@@ -7,7 +7,7 @@ k8s.io/dynamic-resource-allocation/cel: ``device.driver``, ``device.attributes``
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -161,7 +161,7 @@ def compare(a: Any, b: Any) -> int:
         Their types differ or have no order.
     """
     if type(a) is not type(b) or not isinstance(a, (bool, int, str)):
-        raise CelError(f"no order between {_kind(a)} and {_kind(b)}")
+        raise CelError(f"no order between {kind_of(a)} and {kind_of(b)}")
     return int(a > b) - int(a < b)
 
 
@@ -170,104 +170,14 @@ def holds(item: Any, of: Any) -> bool:
     if isinstance(of, list):
         return any(same(item, one) for one in of)
     if isinstance(of, Mapping):
+        if not isinstance(item, str):
+            raise CelError(f"names of attributes are strings, not {kind_of(item)}")
         return item in of
-    raise CelError(f"`in` needs a list or a map, got {_kind(of)}")
+    raise CelError(f"`in` needs a list or a map, got {kind_of(of)}")
 
 
-def call(receiver: Any, name: str, arguments: list[Any]) -> Any:
-    """Call a method.
-
-    Raises
-    ------
-    CelError
-        There is no such method of such a value here.
-    """
-    for kind, methods in METHODS:
-        if isinstance(receiver, kind) and name in methods:
-            count, run = methods[name]
-            if len(arguments) != count:
-                raise CelError(f"{name}: {count} arguments expected, got {len(arguments)}")
-            return run(receiver, *arguments)
-    raise CelError(f"{_kind(receiver)} has no {name}() here")
-
-
-def _ordered(kind: type, answer: Callable[[Any, Any], Any]) -> tuple[int, Callable[..., Any]]:
-    def run(one: Any, other: Any) -> Any:
-        if not isinstance(other, kind):
-            raise CelError(f"no order between {kind.__name__.lower()} and {_kind(other)}")
-        return answer(one, other)
-
-    return 1, run
-
-
-def _text(answer: Callable[[str, str], bool]) -> tuple[int, Callable[..., Any]]:
-    def run(one: str, other: Any) -> bool:
-        if not isinstance(other, str):
-            raise CelError(f"a string is expected, got {_kind(other)}")
-        return answer(one, other)
-
-    return 1, run
-
-
-def _matches(text: str, pattern: str) -> bool:
-    """Search for a regular expression without groups, whose cost is bounded."""
-    repeats = sum(pattern.count(sign) for sign in "*+{")
-    if len(pattern) > 128 or "(" in pattern or repeats > 3:
-        raise CelError("matches(): only patterns without groups, with at most 3 repetitions and 128 characters")
-    try:
-        return re.search(pattern, text, re.ASCII) is not None
-    except re.error as error:
-        raise CelError(f"matches(): {error}") from error
-
-
-def _value_of(one: Optional) -> Any:
-    if not one.found:
-        raise CelError("value(): there is none")
-    return one.found[0]
-
-
-def _includes(of: Any, item: Any) -> bool:
-    return holds(item, of) if isinstance(of, list) else same(of, item)
-
-
-_ORDER = {
-    "compareTo": lambda a, b: (a > b) - (a < b),
-    "isGreaterThan": lambda a, b: a > b,
-    "isLessThan": lambda a, b: a < b,
-}
-
-METHODS: tuple[tuple[Any, dict[str, tuple[int, Callable[..., Any]]]], ...] = (
-    (Quantity, {name: _ordered(Quantity, answer) for name, answer in _ORDER.items()}),
-    (Version, {name: _ordered(Version, answer) for name, answer in _ORDER.items()}),
-    (
-        Version,
-        {"major": (0, lambda v: v.order[0]), "minor": (0, lambda v: v.order[1]), "patch": (0, lambda v: v.order[2])},
-    ),
-    (
-        str,
-        {
-            "startsWith": _text(str.startswith),
-            "endsWith": _text(str.endswith),
-            "contains": _text(lambda a, b: b in a),
-            "matches": _text(_matches),
-            "lowerAscii": (0, str.lower),
-            "upperAscii": (0, str.upper),
-        },
-    ),
-    (
-        Optional,
-        {
-            "orValue": (1, lambda one, other: one.found[0] if one.found else other),
-            "hasValue": (0, lambda one: bool(one.found)),
-            "value": (0, _value_of),
-        },
-    ),
-    ((str, list, Mapping), {"size": (0, len)}),
-    ((str, list, int), {"includes": (1, _includes)}),
-)
-
-
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return what messages call a value."""
     return {str: "a string", bool: "a truth value", int: "an integer", list: "a list"}.get(
         type(value), type(value).__name__.lower()
     )

@@ -44,6 +44,8 @@ TRUE = [
     f"{OURS}.numa.includes(1) && {OURS}.index.includes(2)",
     f"{OURS}.index == 2 ? true : {OURS}.nothing",
     "!!true",
+    "true" + " && true" * 900,
+    "false" + " || false" * 900 + " || true",
 ]
 
 
@@ -83,6 +85,13 @@ REFUSED = [
     (f"has({OURS}.type.x)", "only attributes and capacities have members"),
     ("has(device.nothing)", "device.nothing is not understood"),
     ("(" * 30 + "true" + ")" * 30, "nested deeper"),
+    (OURS + ".type" * 17, "members in a row"),
+    ("1" + " == 1" * 17, "comparisons in a row"),
+    ("device.attributes[[1]].x == 1", "names of attributes are strings, not a list"),
+    (f"{OURS}[1] == 1", "names of attributes are strings, not an integer"),
+    (f"[1] in {OURS}", "names of attributes are strings, not a list"),
+    (f"{OURS}.nothing == 1 || false", "no attribute or capacity nothing"),
+    (f"{OURS}.nothing == 1 && true && {OURS}.type == 'gpu'", "no attribute or capacity nothing"),
     ("!" * 2001 + "true", "tokens"),
     ("'" + "a" * 10_240 + "' == 'a'", "characters"),
 ]
