@@ -91,6 +91,21 @@ def test_the_finished_job_of_an_older_attempt_says_nothing() -> None:
     assert bodies.counts(found) == {"workers": 2} and found.complete
 
 
+@pytest.mark.parametrize("condition", ["Failed", "FailureTarget"])
+def test_what_is_left_beside_a_failed_job_is_no_whole_gang(condition: str) -> None:
+    made = bodies.job("train-workers-0", {}, {"conditions": [{"type": condition, "status": "True"}]}, **_of_train())
+    cluster = bodies.Cluster(bodies.jobset({"workers": bodies.role(2, 2)}), made)
+    left = [replace(one, phase="Failed") for one in bodies.jobset_pods("workers", [0], 1)]
+    found = cluster.gang(*left, *bodies.jobset_pods("workers", [1], 2))
+    assert not found.complete and found.missing == 2 and bodies.counts(found) == {"workers": 4}
+
+
+def test_an_ended_jobset_is_no_gang() -> None:
+    ended = {**bodies.jobset({"workers": bodies.role(1, 2)}), "status": {"terminalState": "Failed"}}
+    found = bodies.Cluster(ended).gang(*bodies.jobset_pods("workers", [0], 2))
+    assert found.gang is None and found.waiting_for.startswith("nothing")
+
+
 def test_what_is_all_finished_is_no_gang() -> None:
     cluster = bodies.Cluster(bodies.jobset({"workers": bodies.role(1, 2)}))
     found = cluster.gang(*bodies.jobset_pods("workers", [0], 2, phase="Succeeded"))

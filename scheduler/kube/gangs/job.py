@@ -83,7 +83,15 @@ def work(spec: Item, status: Item, members: Sequence[pods.Pod], where: str) -> W
 
 def ended(status: Item) -> bool:
     """Return whether a Job runs no more pods."""
-    wanted = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
+    return failed(status) or _holds(status, ("Complete", "SuccessCriteriaMet"))
+
+
+def failed(status: Item) -> bool:
+    """Return whether a Job has failed as a whole."""
+    return _holds(status, ("Failed", "FailureTarget"))
+
+
+def _holds(status: Item, wanted: Sequence[str]) -> bool:
     return any(one.get("type") in wanted and one.get("status") == "True" for one in status.get("conditions") or ())
 
 

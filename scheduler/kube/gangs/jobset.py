@@ -42,11 +42,13 @@ def outlines(
     where = f"JobSet {namespace}/{name}"
     if (item.get("spec") or {}).get("suspend"):
         raise outline.NotYet(f"{where} to be resumed (spec.suspend)")
+    owner = outline.owner_of(item, API, "JobSet")
+    if (item.get("status") or {}).get("terminalState"):
+        return (outline.Outline(identity, owner, where, (), item),)
     current = _current(members, item["metadata"].get("uid", ""))
     stages: dict[tuple[str, ...], list[_Replicated]] = {}
     for one in _replicated(item, where, current, objects):
         stages.setdefault(one.stage, []).append(one)
-    owner = outline.owner_of(item, API, "JobSet")
     found: list[outline.Outline] = []
     for count, stage in enumerate(stages.values()):
         mine = identities.staged(identity, stage[0].part.role) if count else identity
@@ -120,12 +122,17 @@ def _part(
 
 
 def _status(made: Item | None, members: Sequence[pods.Pod], metadata: Item) -> Item:
-    """Return the status of a Job of this JobSet and of the attempt that its pods are of; empty for any other."""
+    """Return the status of a Job of this JobSet and of the attempt that its pods are of; empty for any other.
+
+    Empty for a failed one too: the JobSet starts it anew, with all others or alone, so its pods are still to come. What
+    is left of the others meanwhile is no gang.
+    """
     if made is None or pods.controller(made["metadata"]).uid != metadata.get("uid", ""):
         return {}
     if members and outline.labels(made).get(marks.JOBSET_ATTEMPT) != members[0].labels.get(marks.JOBSET_ATTEMPT):
         return {}
-    return made.get("status") or {}
+    status: Item = made.get("status") or {}
+    return {} if job.failed(status) else status
 
 
 def _seated(left: job.Work, first: int) -> Iterator[outline.Seated]:
