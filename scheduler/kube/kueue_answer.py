@@ -21,6 +21,8 @@ class Start:
     ----------
     gang : str
         Name of the GangPlacement.
+    decision_id : str
+        "" where it is not known yet; the pods then get theirs from the webhook.
     domains : Mapping
         By pod set, node label and value of a domain that holds all its pods; absent where there is none.
     """
@@ -70,18 +72,23 @@ def entry(answer: Answer, workload: kueue.Workload, flavors: Mapping[str, kueue.
 def _update(podset: kueue.PodSet, start: Start, flavors: Mapping[str, kueue.Flavor]) -> dict[str, Any]:
     """Return what the pods of a pod set get on their way.
 
-    The node selector only narrows what kube-scheduler looks at; where it could contradict another, it is left out,
-    since Kueue would not start the job at all.
+    Kueue does not start a job whose template already says something else under one of the keys, so what the template
+    says stays: the webhook and the planner settle labels and ids by themselves. The node selector only narrows what
+    kube-scheduler looks at, and is left out as well where it could contradict another.
     """
     update: dict[str, Any] = {
         "name": podset.name,
-        "labels": {names.GANG: start.gang},
-        "annotations": {names.DECISION: start.decision_id},
+        "labels": _new(names.GANG, start.gang, podset.template.labels),
+        "annotations": _new(names.DECISION, start.decision_id, podset.template.annotations),
     }
     domain = start.domains.get(podset.name)
     if domain and podset.assignment is None and not _taken(domain[0], podset, flavors):
         update["nodeSelector"] = {domain[0]: domain[1]}
     return update
+
+
+def _new(key: str, value: str, there: Mapping[str, str]) -> dict[str, str]:
+    return {key: value} if value and key not in there else {}
 
 
 def _taken(label: str, podset: kueue.PodSet, flavors: Mapping[str, kueue.Flavor]) -> bool:

@@ -241,6 +241,19 @@ def test_a_node_selector_that_could_contradict_another_is_left_out(
     assert "nodeSelector" not in entry["podSetUpdates"][0] and entry["podSetUpdates"][0]["labels"]
 
 
+def test_what_the_template_says_stays_and_nothing_is_said_emptily(desk: kueue_check.Desk) -> None:
+    one = workload()
+    [podset] = one.podsets
+    template = dataclasses.replace(podset.template, labels={names.GANG: "mine"}, annotations={names.DECISION: "gw-1"})
+    desk.changed(dataclasses.replace(one, podsets=(dataclasses.replace(podset, template=template),)), 0)
+    [entry] = entries(desk.answered("u", START, 1))
+    [update] = entry["podSetUpdates"]
+    assert update["labels"] == update["annotations"] == {}
+    desk.changed(dataclasses.replace(one, uid="v"), 0)
+    [entry] = entries(desk.answered("v", dataclasses.replace(START, decision_id=""), 1))
+    assert entry["podSetUpdates"][0]["annotations"] == {}
+
+
 @pytest.mark.parametrize(("asked", "told"), [(30, 30), (0, 5), (-1, 5), (1e9, 600), (7.9, 7)])
 def test_wait_always_has_a_delay_within_bounds(desk: kueue_check.Desk, asked: float, told: int) -> None:
     desk.changed(workload(), 0)
