@@ -35,6 +35,13 @@ class Knowledge(Protocol):
 
         `pod` is the object as it came, with ``metadata.namespace`` set; ``metadata.name`` is "" where the API server is
         going to make it from ``generateName``.
+
+        Raises
+        ------
+        Contradiction
+            Annotations of pod and owner together that cannot be followed; the pod is refused.
+        ValueError
+            The pod can't be read; it comes ungated, as the webhook's failure policy says.
         """
 
     def tenant(self, namespace: str) -> str:
@@ -79,7 +86,13 @@ def answer(known: Knowledge, body: bytes | bytearray) -> bytes:
 
 
 def judged(known: Knowledge, namespace: str, pod: review.Pod, whole: Callable[[], Item]) -> Verdict:
-    """Decide about a pod; `whole` gives all its fields, and is called only for pods that are gated."""
+    """Decide about a pod; `whole` gives all its fields, and is called only for pods that are gated.
+
+    Raises
+    ------
+    BadRequest
+        A pod that `known` can't read.
+    """
     if not _waits(known, namespace, pod.spec.resource_claims or ()):
         return Verdict()
     if pod.spec.node_name:  # the API server refuses a gate beside a node
@@ -88,9 +101,11 @@ def judged(known: Knowledge, namespace: str, pod: review.Pod, whole: Callable[[]
     annotations = pod.metadata.annotations or {}
     try:
         wishes.read(annotations, where, whole=False)
+        patch = (*_gate(pod.spec), *_stamps(known, namespace, pod.metadata, whole()))
     except wishes.Contradiction as error:
         return Verdict(denied=str(error))
-    patch = (*_gate(pod.spec), *_stamps(known, namespace, pod.metadata, whole()))
+    except ValueError as error:
+        raise wire.BadRequest(f"{where}: {error}") from error
     return Verdict(patch=patch, warnings=wishes.unread(annotations))
 
 

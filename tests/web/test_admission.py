@@ -16,7 +16,8 @@ from hypothesis import given as over
 from hypothesis import strategies as st
 from prometheus_client import parser
 
-from scheduler.model import names
+from scheduler import bad_input
+from scheduler.model import names, wishes
 from scheduler.web import admission, review, server, webhook, wire
 from tests.testbed.embedded import patches
 from tests.web import given
@@ -175,6 +176,22 @@ def test_contradictions_are_refused_with_object_field_and_remedy() -> None:
 
 def test_annotations_of_foreign_pods_are_not_our_business() -> None:
     assert asked(Cluster({"gpu": False}), pod(annotations={names.GANG_SIZE: "-3"}))["allowed"] is True
+
+
+def test_what_the_cluster_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = bad_input.BadInput("is more than the Job has", file="Job ml/ring", field="x", remedy="write 4")
+
+    def contradicts(self: Cluster, pod: Mapping[str, Any]) -> str:
+        raise wishes.Contradiction((fault,))
+
+    def unreadable(self: Cluster, pod: Mapping[str, Any]) -> str:
+        raise ValueError("quantity 1x")
+
+    monkeypatch.setattr(Cluster, "gang", contradicts)
+    assert "Job ml/ring" in asked(Cluster(), pod())["status"]["message"]
+    monkeypatch.setattr(Cluster, "gang", unreadable)
+    with pytest.raises(wire.BadRequest, match="pod ml/w-0: quantity 1x"):
+        asked(Cluster(), pod())
 
 
 def test_slips_are_warned_of() -> None:
