@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from scheduler.kube import cel, claim, fleet, node, requests, rows
+from scheduler.kube import cel, claim, constraints, fleet, node, part, requests, rows
 from scheduler.model import claim as claims
-from scheduler.model import device, machines, request
+from scheduler.model import device, machines, request, slices
 from scheduler.model import node as model
 from scheduler.snapshot import state
 from tests.kube import fleets
@@ -76,6 +76,11 @@ ANSWERS: list[tuple[str, tuple[claim.Spec, ...], dict[str, Any]]] = [
         "by memory",
         (spec(exactly("g", GPU, 1, "device.capacity['gpu.muster.dev'].memory.compareTo(quantity('79.8Gi')) > 0")),),
         {"gpus": 1, "gpu_models": (A100,)},
+    ),
+    (
+        "every model of today",
+        (spec(exactly("g", GPU, 1, f"{MODEL} != 'K80'")),),
+        {"gpus": 1, "gpu_models": (A100, H100, V100)},
     ),
     (
         "by capacity",
@@ -323,6 +328,29 @@ def test_rows_of_partitions_read_back(data: some.DataObject) -> None:
     read = claims.held(own.topology, found)
     assert (read.partitions, read.accelerators) == (held, (1,))
     assert [row.request for row in found] == ["m"] * len(held) + ["f"]
+
+
+def test_rows_are_checked_against_constraints_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = spec(exactly("g", GPU, 2), constraints=[{"matchAttribute": "resource.kubernetes.io/numaNode"}])
+    monkeypatch.setattr(constraints, "check", lambda *_: None)
+    assert [row.device for row in row_of(wanted, state.Grant(0, 0b11, 1000))] == ["gpu-0", "gpu-1"]
+    with pytest.raises(requests.RequestError, match="gpu-0, gpu-7 of node h0 do not fulfil it"):
+        row_of(wanted, state.Grant(0, 0b10000001, 1000))
+
+
+def test_the_catalog_follows_the_fleet() -> None:
+    found = fleets.told(named("hgx-h100", "h0"))
+    wanted = spec(exactly("g", GPU, 1, f"{MODEL} == '{V100}'"))
+    with pytest.raises(requests.RequestError, match="no device of the cluster suits"):
+        asks(wanted, of=found)
+    before = found.catalog()
+    found.refresh()
+    assert found.catalog() is before
+    found.update(node.read(fleets.node_object("v0")))
+    for item in slices.encode(named("dgx-1v", "v0")):
+        found.update(part.read(item))
+    found.refresh()
+    assert asks(wanted, of=found).gpu_models == (V100,)
 
 
 def test_claims_of_admin_access_have_no_rows() -> None:
