@@ -55,6 +55,11 @@ def test_pods_of_a_stateful_set_that_kueue_marked_as_a_group_are_lone() -> None:
     assert _name(pod) == "pod-web-0 Pod web-0"
 
 
+def test_a_kueue_group_is_named_by_annotation_before_label() -> None:
+    pod = bodies.pod("p", labels=KUEUE, annotations={"kueue.x-k8s.io/pod-group-name": "note"})
+    assert _name(pod) == "kueue-podgroup-note KueuePodGroup note"
+
+
 def test_a_job_of_another_api_is_no_job() -> None:
     pod = bodies.pod("p", owner=bodies.owner("Job", "j", "batch.volcano.sh/v1alpha1"))
     assert _name(pod) == "pod-p Pod p"

@@ -92,6 +92,32 @@ def test_a_suspended_or_ended_job_is_no_gang(state: dict[str, Any]) -> None:
     assert found.gang is None and found.waiting_for and not found.problem
 
 
+def test_pods_that_live_are_told_also_while_their_owner_is_unknown_suspended_wrong_or_ended() -> None:
+    """They hold devices; whoever takes the gang for vanished gives those away."""
+    pods = [*bodies.job_pods("j", [1, 0]), *bodies.job_pods("j", [2], phase="Failed")]
+    ended = {"conditions": [{"type": "Failed", "status": "True"}]}
+    owners = [
+        [],
+        [bodies.job("j", bodies.job_spec(2, suspend=True))],
+        [bodies.job("j", {"parallelism": -1})],
+        [bodies.job("j", bodies.job_spec(2), ended)],
+    ]
+    for items in owners:
+        found = bodies.Cluster(*items).gang(*pods)
+        assert found.gang is None and not found.complete
+        assert [(one.rank, one.pod.name) for one in found.members] == [(0, "j-0-x"), (1, "j-1-x")]
+
+
+def test_a_gate_of_somebody_else_holds_the_gang() -> None:
+    cluster = bodies.Cluster(bodies.job("j", bodies.job_spec(2)))
+    one, other = bodies.job_pods("j", range(2))
+    held = replace(other, gates=(names.GATE, "kueue.x-k8s.io/admission"))
+    found = cluster.gang(one, held)
+    assert not found.complete and "kueue.x-k8s.io/admission of pod ml/j-1-x" in found.waiting_for
+    assert cluster.gang(one, replace(other, gates=())).complete
+    assert cluster.gang(one, replace(other, gates=(names.GATE, "kueue.x-k8s.io/topology"))).complete
+
+
 # LeaderWorkerSets.
 
 

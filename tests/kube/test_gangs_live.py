@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from scheduler.apiserver import client, errors, paths
-from scheduler.kube import kueue as read
 from scheduler.kube import pod as kube_pod
 from scheduler.kube import workload
 from scheduler.kube.gangs import identity, recognize
@@ -56,13 +55,13 @@ class Space:
             one = identity.of(pod)
             assert one is not None, pod
             found.setdefault(one, []).append(pod)
-        objects: dict[tuple[str, str, str], Any] = {
+        objects = {
             (kind, self.here.namespace, item["metadata"]["name"]): item
             for kind, place in PLACES.items()
             for item in await self.list(*place)
         }
-        workloads = [read.read_workload(one) for one in await self.list(kueue.VERSION, "workloads")]
-        objects |= {("Workload", one.namespace, one.name): one for one in workloads}
+        workloads = await self.list(kueue.VERSION, "workloads")
+        objects |= {("Workload", self.here.namespace, one["metadata"]["name"]): one for one in workloads}
         each = [
             recognize.recognize(one, members, lambda *key: objects.get(key), lambda _: request.PodRequest(gpus=2))
             for one, members in found.items()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scheduler.kube import kueue, workload
 from scheduler.kube import pod as kube_pod
+from scheduler.kube import workload
 from scheduler.model import gang as gangs
 from scheduler.model import names
 from tests.kube import gangs_bodies as bodies
@@ -151,7 +151,7 @@ def test_a_tenant_is_the_pods_or_the_owners_or_the_namespaces() -> None:
     pods = bodies.jobset_pods("w", [0], 2)
     bare = bodies.Cluster(bodies.jobset(parts))
     assert _tenant(bare, pods) == "ml"
-    bare.items["Namespace", "", "ml"] = {names.TENANT: "space"}
+    bare.items["Namespace", "", "ml"] = {"metadata": {"labels": {names.TENANT: "space"}}}
     assert _tenant(bare, pods) == "space"
     owned = bodies.jobset(parts)
     owned["metadata"]["labels"] = {names.TENANT: "set"}
@@ -192,14 +192,22 @@ def test_an_assignment_that_is_still_to_come_is_waited_for() -> None:
     assert _assigned(None).complete
 
 
+def test_an_assignment_that_contradicts_itself_is_refused() -> None:
+    slices = [{"domainCount": 2, "valuesPerLevel": [{"universal": "a"}], "podCounts": {"individual": [1]}}]
+    assert "Workload ml/wl, pod set w" in _assigned({"levels": [RACK], "slices": slices}).problem
+
+
 def _assigned(assignment: Any, assigning: bool = False, there: bool = True, **more: Any) -> workload.Workload:
     notes, labels = {f"{KUEUE}workload": "wl"}, {f"{KUEUE}podset": "w"}
     cluster = bodies.Cluster(bodies.jobset({"w": bodies.role(2, 2)}))
-    decoded = kueue.read_assignment(assignment, "here") if assignment else None
-    podset = kueue.PodSet("w", 4, 4, bodies.pod("w"), assignment=decoded)
-    item = kueue.Workload("ml", "wl", "uid", "1", podsets=(podset,), assigning=assigning)
+    entry = {
+        "name": "w",
+        "topologyAssignment": assignment,
+        "delayedTopologyRequest": "Pending" if assigning else "Ready",
+    }
+    item = {"metadata": {"namespace": "ml", "name": "wl"}, "status": {"admission": {"podSetAssignments": [entry]}}}
     if there:
-        cluster.items["Workload", "ml", "wl"] = item  # type: ignore[assignment]
+        cluster.items["Workload", "ml", "wl"] = item
     pods = [
         replace(one, labels={**one.labels, **labels})
         for one in bodies.jobset_pods("w", range(2), 2, annotations=notes, **more)

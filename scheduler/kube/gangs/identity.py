@@ -8,8 +8,8 @@ The first that applies counts:
 4. A Job that controls the pod. Kubernetes 1.37 makes a PodGroup for each Job; it only adds to what the Job says.
 5. ``spec.schedulingGroup``: a PodGroup of Kubernetes itself.
 6. The label of a PodGroup of scheduling.x-k8s.io.
-7. A plain pod group of Kueue. Not for the pods of a StatefulSet: Kueue marks them by itself, and where the set makes a
-   pod only after the one before is ready, whoever waits for all of them waits for ever.
+7. A plain pod group of Kueue, annotation before label as there. Not for the pods of a StatefulSet: Kueue marks them by
+   itself, and where the set makes a pod only after the one before is ready, whoever waits for all waits for ever.
 8. The pod alone; so are the pods of Deployments and StatefulSets.
 
 Names are made to fit a label value (63 characters) and an object name at once; one that does not fit, or has other
@@ -144,7 +144,7 @@ def _sigs_group(pod: pods.Pod) -> workload.Identity | None:
 
 
 def _kueue_group(pod: pods.Pod) -> workload.Identity | None:
-    name = pod.labels.get(marks.KUEUE_GROUP)
+    name = pod.annotations.get(marks.KUEUE_GROUP) or pod.labels.get(marks.KUEUE_GROUP)
     if not name or pod.owner.kind == "StatefulSet":
         return None
     return _made(pod.namespace, "kueue-podgroup", "KueuePodGroup", name)

@@ -7,9 +7,8 @@ LWS = "LeaderWorkerSet"
 POD_GROUP = "PodGroup"
 SIGS_POD_GROUP = "SigsPodGroup"
 WORKLOAD = "Workload"
-"""Of Kueue, as a `kueue.Workload`."""
+"""Of Kueue."""
 NAMESPACE = "Namespace"
-"""Its labels alone."""
 
 # JobSet; labels of its Jobs and their pods.
 JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"

@@ -13,9 +13,8 @@ from scheduler.model import names, wishes
 
 Item = Mapping[str, Any]
 
-Objects = Callable[[str, str, str], Any]
-"""Looks an object up by kind (the names in `marks`), namespace and name: as the API has it, less a Kueue Workload, which
-is a `kueue.Workload`, and a namespace, which is the mapping of its labels. None if it is not there."""
+Objects = Callable[[str, str, str], Item | None]
+"""Looks an object up by kind (the names in `marks`), namespace and name, as the API has it; None if it is not there."""
 
 
 class NotYet(ValueError):
@@ -110,7 +109,7 @@ def found(objects: Objects, kind: str, namespace: str, name: str) -> Item:
     NotYet
         It has not been seen.
     """
-    item: Item | None = objects(kind, namespace, name)
+    item = objects(kind, namespace, name)
     if item is None:
         raise NotYet(f"{kind} {namespace}/{name}")
     return item
@@ -172,5 +171,4 @@ def index(pod: pods.Pod, key: str) -> int | None:
 
 def tenant(objects: Objects, namespace: str) -> str:
     """Return the tenant of what names none: that of the namespace, or else the namespace's name."""
-    told: Mapping[str, str] = objects(marks.NAMESPACE, "", namespace) or {}
-    return told.get(names.TENANT) or namespace
+    return labels(objects(marks.NAMESPACE, "", namespace) or {}).get(names.TENANT) or namespace

@@ -13,9 +13,9 @@ from dataclasses import replace
 from scheduler import bad_input
 from scheduler.kube import pod as pods
 from scheduler.kube import workload
-from scheduler.kube.gangs import gang, group, job, jobset, lws, outline, roles, within
+from scheduler.kube.gangs import gang, group, job, jobset, lws, marks, outline, roles, within
 from scheduler.kube.gangs import identity as identities
-from scheduler.model import request
+from scheduler.model import names, request
 
 RequestOf = Callable[[pods.Pod], request.PodRequest]
 """Says what a pod asks for; raises `NotYet` while its claims are not there, ValueError for what can't be read."""
@@ -60,10 +60,19 @@ def recognize(
     try:
         outlines = READERS[identity.kind](identity, ordered, objects)
     except outline.NotYet as missing:
-        return (workload.Workload(identity, pods.Owner(), None, waiting_for=str(missing)),)
+        return (workload.Workload(identity, pods.Owner(), None, _present(ordered), waiting_for=str(missing)),)
     except ValueError as problem:
-        return (workload.Workload(identity, pods.Owner(), None, problem=str(problem)),)
+        return (workload.Workload(identity, pods.Owner(), None, _present(ordered), problem=str(problem)),)
+    if not any(part.slots for one in outlines for part in one.parts):
+        left = _present(ordered)
+        return (workload.Workload(identity, outlines[0].owner, None, left, waiting_for=NOTHING_LEFT),)
     return tuple(_workload(one, objects, request_of) for one in outlines)
+
+
+def _present(members: Sequence[pods.Pod]) -> tuple[workload.Member, ...]:
+    """Return the pods that live, of all stages, while nobody can say which ranks they have: they still hold devices."""
+    living = [one for one in members if not one.gone]
+    return tuple(workload.Member(rank, "", rank, one) for rank, one in enumerate(living))
 
 
 def _workload(one: outline.Outline, objects: outline.Objects, request_of: RequestOf) -> workload.Workload:
@@ -109,5 +118,20 @@ def _waiting(one: outline.Outline, found: Sequence[roles.Role], size: int, prese
         leaving = [pod for pod in role.seats.values() if pod.deleting]
         if leaving:
             yield f"the successor of pod {leaving[0].key}, which is being deleted"
+    yield from _gates(found)
     if any(not (where.domain or where.node) for where in one.within):
         yield "a node for the leader"
+
+
+def _gates(found: Sequence[roles.Role]) -> Iterator[str]:
+    """Yield the gate with which somebody else holds a pod: devices that it got now would stand idle.
+
+    Kueue's admission is such a gate. Kueue's topology gate is not: it goes when Kueue's own assignment is known, which
+    `within` has.
+    """
+    for role in found:
+        for pod in role.seats.values():
+            strange = [gate for gate in pod.gates if gate not in (names.GATE, marks.KUEUE_TOPOLOGY_GATE)]
+            if strange:
+                yield f"the gate {strange[0]} of pod {pod.key} to be taken away by its owner"
+                return

@@ -6,10 +6,13 @@ pods that fit nowhere.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from scheduler import bad_input
 from scheduler.kube import kueue, workload
 from scheduler.kube.gangs import marks, outline, roles
+
+Item = Mapping[str, Any]
 
 
 def assigned(found: Sequence[roles.Role], objects: outline.Objects) -> Iterator[workload.Within]:
@@ -24,16 +27,19 @@ def assigned(found: Sequence[roles.Role], objects: outline.Objects) -> Iterator[
         It has places for another number of pods than have to run.
     """
     for name, sets in _by_pod_set(found).items():
-        item: kueue.Workload | None = objects(marks.WORKLOAD, *name)
+        item = objects(marks.WORKLOAD, *name)
         if item is None:
             if _gated(sets):
                 raise outline.NotYet(f"Kueue's Workload {'/'.join(name)}")
             continue
-        if item.assigning:
-            raise outline.NotYet(f"the topology assignment of Kueue's Workload {item.key}")
-        for one in item.podsets:
-            if one.assignment is not None and one.name in sets:
-                yield from _places(one.assignment, sets[one.name], f"Workload {item.key}, pod set {one.name}")
+        where = f"Workload {'/'.join(name)}"
+        for one in ((item.get("status") or {}).get("admission") or {}).get("podSetAssignments") or ():
+            if one.get("delayedTopologyRequest") == "Pending":
+                raise outline.NotYet(f"the topology assignment of Kueue's {where}")
+            assignment = one.get("topologyAssignment")
+            if assignment and one["name"] in sets:
+                place = f"{where}, pod set {one['name']}"
+                yield from _places(kueue.read_assignment(assignment, place), sets[one["name"]], place)
 
 
 def _by_pod_set(found: Sequence[roles.Role]) -> dict[tuple[str, str], dict[str, list[roles.Role]]]:
