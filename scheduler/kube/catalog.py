@@ -64,11 +64,14 @@ class Shape:
     example : str
         Name of one of them.
     devices : dict of device name to Published
+    unpublished : frozenset of str
+        Models of GPUs that are published by their partitions alone.
     """
 
     example: str
     driver: str
     devices: Mapping[str, Published]
+    unpublished: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,8 @@ def _shape(one: machine.Machine) -> Shape:
     entries = [entry for content in one.contents for entry in content.entries()]
     seen = {str(entry["name"]): cel_device.device(one.driver, entry) for entry in entries if entry["name"] in real}
     devices = {name: Published(found, real[name]) for name, found in seen.items()}
-    return Shape(one.topology.name, one.driver, devices)
+    hidden = frozenset(gpu.model.name for gpu in one.topology.gpus if gpu.name not in devices)
+    return Shape(one.topology.name, one.driver, devices, hidden)
 
 
 def _understood(text: str) -> None:

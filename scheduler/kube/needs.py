@@ -220,6 +220,8 @@ def _sorted(
     for shape, names in zip(catalog.shapes, match.devices, strict=True):
         for name, one in _rivals(shape, kind, profile):
             (yes if name in names else no).setdefault(one.sort, f"{name} of node {shape.example}")
+        for model_name in sorted(shape.unpublished) if kind == "gpu" else ():
+            no.setdefault(model_name, f"a GPU of node {shape.example} that is published by its partitions alone")
     both = sorted(yes.keys() & no.keys())
     if both:
         what, first = both[0] or "this kind", f"{yes[both[0]]} suits and {no[both[0]]} does not"

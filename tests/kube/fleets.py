@@ -13,6 +13,8 @@ CLASSES = {
     "mig.muster.dev": "device.driver == 'gpu.muster.dev' && device.attributes['gpu.muster.dev'].type == 'mig'",
     "nic.muster.dev": "device.driver == 'gpu.muster.dev' && device.attributes['gpu.muster.dev'].type == 'nic'",
     "accelerator.muster.dev": "device.driver == 'gpu.muster.dev' && device.attributes['gpu.muster.dev'].type == 'accelerator'",
+    "gpu.nvidia.com": "device.driver == 'gpu.nvidia.com' && device.attributes['gpu.nvidia.com'].type == 'gpu'",
+    "mig.nvidia.com": "device.driver == 'gpu.nvidia.com' && device.attributes['gpu.nvidia.com'].type == 'mig'",
     "any.muster.dev": "device.driver == 'gpu.muster.dev'",
 }
 
@@ -69,3 +71,23 @@ def pod(name: str = "p", extended: dict[str, str] | None = None, **claims: str) 
     entries = [{"name": entry, "resourceClaimName": value} for entry, value in claims.items()]
     body = {"containers": [container], "resourceClaims": entries}
     return pods.read({"metadata": {"namespace": "ml", "name": name}, "spec": body})
+
+
+def nvidia_partitions(name: str) -> fleet.Fleet:
+    """Return a fleet of one node, two GPUs of which NVIDIA's driver publishes three partitions each and nothing else."""
+    made = fleet.Fleet()
+    devices = [_nvidia_partition(gpu, start) for gpu in range(2) for start in range(3)]
+    pool = {"name": name, "generation": 1, "resourceSliceCount": 1}
+    body = {"driver": "gpu.nvidia.com", "nodeName": name, "pool": pool, "devices": devices}
+    made.update(node.read(node_object(name)))
+    made.update(part.read({"metadata": {"name": f"{name}-slice"}, "spec": body}))
+    made.refresh()
+    return made
+
+
+def _nvidia_partition(gpu: int, start: int) -> dict[str, Any]:
+    texts = {"type": "mig", "profile": "1g.10gb", "parentUUID": f"GPU-{gpu}", "uuid": f"MIG-{gpu}-{start}"}
+    texts |= {"productName": "NVIDIA H100 80GB HBM3"}
+    attributes = {key: {"string": value} for key, value in texts.items()}
+    capacity = {"memory": {"value": "9728Mi"}, f"memorySlice{start}": {"value": "1"}}
+    return {"name": f"gpu-{gpu}-mig-1g10gb-19-{start}", "attributes": attributes, "capacity": capacity}

@@ -9,6 +9,7 @@ from scheduler import policies
 from scheduler.kube import fleet, node, part, places, taint_rule
 from scheduler.model import device, levels, machines, slices
 from scheduler.model import node as model
+from tests.kube import fleets
 from tests.kube.fleets import node_object, told
 
 MUSTER = policies.load("muster")
@@ -46,25 +47,7 @@ def test_partitions_and_their_parents_are_read() -> None:
 
 
 def test_gpus_that_nvidia_publishes_by_their_partitions_alone() -> None:
-    def entry(gpu: int, start: int) -> dict[str, Any]:
-        texts = {
-            "type": "mig",
-            "profile": "1g.10gb",
-            "parentUUID": f"GPU-{gpu}",
-            "productName": "NVIDIA H100 80GB HBM3",
-        }
-        texts |= {"uuid": f"MIG-{gpu}-{start}"}
-        capacity = {"memory": {"value": "9728Mi"}, f"memorySlice{start}": {"value": "1"}}
-        attributes = {key: {"string": value} for key, value in texts.items()}
-        return {"name": f"gpu-{gpu}-mig-1g10gb-19-{start}", "attributes": attributes, "capacity": capacity}
-
-    found = fleet.Fleet()
-    devices = [entry(gpu, start) for gpu in range(2) for start in range(3)]
-    pool = {"name": "n", "generation": 1, "resourceSliceCount": 1}
-    body = {"driver": "gpu.nvidia.com", "nodeName": "n", "pool": pool, "devices": devices}
-    found.update(node.read(node_object("n")))
-    found.update(part.read({"metadata": {"name": "s"}, "spec": body}))
-    (machine,) = found.compile(MUSTER).topology.nodes
+    (machine,) = fleets.nvidia_partitions("n").compile(MUSTER).topology.nodes
     assert [(gpu.uuid, gpu.mig_enabled, gpu.name) for gpu in machine.gpus] == [
         ("GPU-0", True, "gpu-0"),
         ("GPU-1", True, "gpu-1"),

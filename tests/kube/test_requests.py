@@ -1,5 +1,6 @@
 """What pods ask for: claims, classes and selectors in the terms of a plan, and refusals that say why; and the way back."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -336,6 +337,20 @@ def test_rows_are_checked_against_constraints_once_more(monkeypatch: pytest.Monk
     assert [row.device for row in row_of(wanted, state.Grant(0, 0b11, 1000))] == ["gpu-0", "gpu-1"]
     with pytest.raises(requests.RequestError, match="gpu-0, gpu-7 of node h0 do not fulfil it"):
         row_of(wanted, state.Grant(0, 0b10000001, 1000))
+
+
+def test_gpus_that_only_their_partitions_publish_are_never_given_out_whole() -> None:
+    found = fleets.nvidia_partitions("m")
+    assert asks(spec(exactly("g", "mig.nvidia.com", 2)), of=found) == expected(gpus=2, mig="1g.10gb")
+    whole = machines.build("hgx-h100", "w")
+    for item in slices.encode(whole, driver="gpu.nvidia.com"):
+        text = json.dumps(item).replace(H100, "NVIDIA H100 80GB HBM3")
+        found.update(part.read(json.loads(text)))
+    found.update(node.read(fleets.node_object("w")))
+    found.refresh()
+    problem = "tell apart devices of H100-SXM5-80GB .gpu-0 of node w suits and a GPU of node m that is published by"
+    with pytest.raises(requests.RequestError, match=problem):
+        asks(spec(exactly("g", "gpu.nvidia.com", 2)), of=found)
 
 
 def test_the_catalog_follows_the_fleet() -> None:
