@@ -132,6 +132,8 @@ class Workload:
     true: frozenset[str] = frozenset()
     checks: tuple[Check, ...] = ()
     assigning: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -196,6 +198,8 @@ def read_workload(item: Item) -> Workload:
         true=frozenset(one["type"] for one in status.get("conditions") or () if one["status"] == "True"),
         checks=tuple(_check(one) for one in status.get("admissionChecks") or ()),
         assigning=any(one.get("delayedTopologyRequest") == "Pending" for one in assigned.values()),
+        labels=metadata.get("labels") or {},
+        annotations=metadata.get("annotations") or {},
     )
 
 

@@ -24,6 +24,7 @@ WORKLOAD: dict[str, Any] = {
         "name": "job-ring",
         "uid": "u",
         "resourceVersion": "7",
+        "annotations": {"kueue.x-k8s.io/component-workload-index": "2"},
         "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "ring", "uid": "j", "controller": True}],
     },
     "spec": {
@@ -91,6 +92,7 @@ def test_a_workload_is_read() -> None:
     found = kueue.read_workload(WORKLOAD)
     assert (found.key, found.owner.kind, found.queue, found.priority) == ("ml/job-ring", "Job", "main", 5)
     assert found.reserved and not found.admitted and found.checks == (kueue.Check("place", "Pending"),)
+    assert found.annotations == {"kueue.x-k8s.io/component-workload-index": "2"} and found.labels == {}
     [podset] = found.podsets
     assert (podset.count, podset.minimum, podset.flavors) == (3, 2, ("h100",))
     assert (podset.template.cpu_milli, podset.template.memory_mib) == (2000, 1024)
