@@ -127,6 +127,10 @@ class Carrier:
         self._tell(gang, event.Reason.GANG_EVICTED, words.evicted(gang, reason))
         self._keep(asyncio.create_task(self.evictor.evict(members, reason.value), name=f"evict {gang.key}"))
 
+    def let_go(self, pod: pods.Pod) -> None:
+        """Take our gate off a pod that has nothing of ours."""
+        self._later(f"let go {pod.key}", self.scribe.let_go(pod))
+
     async def close(self) -> None:
         """Stop all writing; whoever leads next finishes or undoes it."""
         for task in self._tasks:

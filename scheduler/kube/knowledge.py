@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.kube import catalog, classes, world
 from scheduler.kube import claim as claims
+from scheduler.kube import ownership, world
 from scheduler.kube import pod as pods
 from scheduler.kube.gangs import identity
 from scheduler.model import names
@@ -37,7 +37,7 @@ class Knowledge:
             spec = claim.spec if claim else None
         else:
             spec = found.store["templates"].get(key)
-        return None if spec is None else concerns(spec, found)
+        return None if spec is None else ownership.concerns(spec, found)
 
     def gang(self, pod: Mapping[str, Any]) -> str:
         """Return the name of the pod's GangPlacement, "" where only a later look can tell."""
@@ -58,27 +58,3 @@ class Knowledge:
             if told:
                 return told
         return uuid.uuid4().hex
-
-
-def concerns(spec: claims.Spec, found: world.World) -> bool | None:
-    """Tell whether a claim asks for devices of a driver that we plan; None for a class that is not known yet."""
-    answers = [
-        _ours(one, found) for request in spec.requests for one in (request.alternatives or (request,)) if not one.admin
-    ]
-    if any(answers):
-        return True
-    return None if None in answers else False
-
-
-def _ours(request: claims.Request, found: world.World) -> bool | None:
-    """Tell it of one request: its selectors name a driver of ours, or select devices that one has published."""
-    own: classes.DeviceClass | None = found.store["classes"].get(("", request.device_class))
-    if own is None:
-        return None
-    selectors = (*own.selectors, *request.selectors)
-    if any(driver in text for driver in found.options.drivers for text in selectors):
-        return True
-    try:
-        return found.live.catalog().match(catalog.Wanted(selectors, ())).most > 0
-    except catalog.Unselectable:
-        return None

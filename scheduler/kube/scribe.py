@@ -13,6 +13,7 @@ import structlog
 
 from scheduler.apiserver import client, errors, paths
 from scheduler.kube import claim, gang_record, names, plan, workload
+from scheduler.kube import pod as pods
 from scheduler.model import claim as rows
 
 Item = dict[str, Any]
@@ -157,6 +158,24 @@ class Scribe:
                 raise
             return
         raise _Refused(f"pod {namespace}/{planned.name} changed under every try")
+
+    async def let_go(self, pod: pods.Pod) -> None:
+        """Take our gate off a pod and change nothing else of it."""
+        path = paths.of("v1", "pods", pod.namespace, pod.name)
+        for _ in range(TRIES):
+            try:
+                item = await self._get(path, pod.uid)
+                gates = item["spec"].get("schedulingGates") or ()
+                item["spec"]["schedulingGates"] = [gate for gate in gates if gate["name"] != names.GATE]
+                await self.api.replace(path, item)
+                return
+            except _Refused:
+                return
+            except errors.ApiError as error:
+                if error.missing:
+                    return
+                if not error.conflict:
+                    raise
 
     async def _get(self, path: str, uid: str) -> Item:
         found: Item = await self._retry(lambda: self.api.get(path))

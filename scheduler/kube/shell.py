@@ -246,6 +246,8 @@ class Shell:
                 self.known.gangs.dirty.setdefault(key, self.followed[key].workload.identity)
         dirty, self.known.gangs.dirty = self.known.gangs.dirty, {}
         for identity in dirty.values():
+            for stray in self.sight.strays(identity):
+                self.carrier.let_go(stray)
             seen = set()
             for found in self.sight.see(identity, self.compiled):
                 seen.add(found.identity.key)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scheduler.kube import claim as claims
-from scheduler.kube import classes, fleet, followed, occupants, plan, requests, rows, workload, world
+from scheduler.kube import classes, fleet, followed, occupants, ownership, plan, requests, rows, workload, world
 from scheduler.kube import pod as pods
 from scheduler.kube.gangs import marks, recognize
 from scheduler.model import gang as gangs
@@ -38,11 +38,16 @@ class Sight:
     def see(self, identity: workload.Identity, compiled: fleet.Compiled) -> Iterator[workload.Workload]:
         """Yield the gangs of an identity; pods that ask for none of our devices make none."""
         members = self.known.gangs.members(identity.key)
-        if not any(pod.claims or names.GATE in pod.gates or pod.extended for pod in members):
+        if not any((pod.claims and not ownership.foreign(pod, self.known)) or pod.extended for pod in members):
             return
         for found in recognize.recognize(identity, members, self._object, lambda pod: self.wanted(pod, compiled)):
             if found.gang is None or any(map(_devices, found.gang.roles)):
                 yield replace(found, gang=found.gang and spelled(found.gang, compiled.spellings))
+
+    def strays(self, identity: workload.Identity) -> list[pods.Pod]:
+        """Return the pods that were gated in vain: none of their claims is ours."""
+        members = self.known.gangs.members(identity.key)
+        return [pod for pod in members if names.GATE in pod.gates and ownership.foreign(pod, self.known)]
 
     def wanted(self, pod: pods.Pod, compiled: fleet.Compiled) -> request.PodRequest:
         """Return what a pod asks for.

@@ -87,6 +87,18 @@ class Cluster:
                 await self.task
             self.task = None
 
+    async def kubelet(self) -> None:
+        """End pods that are being deleted, as their kubelets would, until cancelled."""
+        while True:
+            spaces, _ = await self.api.list("/api/v1/pods")
+            for one in spaces:
+                metadata = one["metadata"]
+                if "deletionTimestamp" in metadata:
+                    with contextlib.suppress(errors.ApiError):
+                        path = paths.of("v1", "pods", metadata["namespace"], metadata["name"])
+                        await self.api.delete(path, uid=metadata["uid"], grace_s=0)
+            await asyncio.sleep(0.05)
+
     async def create(self, *items: dict[str, Any], space: str = "default") -> None:
         plurals = {"Pod": "pods", "ResourceClaimTemplate": "resourceclaimtemplates", "ResourceClaim": "resourceclaims"}
         for item in items:
@@ -154,9 +166,12 @@ async def cluster(folder: Path, fleet: str = "hgx-h100=4", version: str = "1.37"
             home = Cluster(api, server, path, folder)
             for count, name in ((1, "one"), (2, "two"), (4, "four"), (8, "eight")):
                 await home.create(template(name, count))
+            kubelet = asyncio.create_task(home.kubelet())
             try:
                 yield home
             finally:
+                kubelet.cancel()
+                await asyncio.gather(kubelet, return_exceptions=True)
                 await home.stop()
 
 

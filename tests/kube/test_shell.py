@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.record import replay
 from tests.kube import live
 
 
@@ -73,3 +74,148 @@ async def test_a_gang_waits_for_the_one_before_it_and_then_runs(home: live.Clust
 
 async def _true(value: bool) -> bool:
     return value
+
+
+def gpus(home: live.Cluster) -> int:
+    """Return the GPUs that the machine counts as wholly free."""
+    assert home.scheduler and home.scheduler.shell
+    home.scheduler.shell.machine.check_invariants()
+    return home.scheduler.shell.machine.snapshot.free_gpus
+
+
+async def delete(home: live.Cluster, *pods: str) -> None:
+    for name in pods:
+        await home.api.delete(f"/api/v1/namespaces/default/pods/{name}", grace_s=0)
+
+
+async def test_a_scheduler_that_starts_anew_knows_what_runs_and_places_beside_it(home: live.Cluster) -> None:
+    await home.start()
+    await home.create(*(live.pod(f"a-{i}", "first", 2, "four") for i in range(2)))
+    await home.bound("a-0", "a-1")
+    before = await home.claims()
+    await home.stop()
+    await home.create(*(live.pod(f"b-{i}", "second", 3) for i in range(3)))
+    await home.start()
+    await home.bound("b-0", "b-1", "b-2")
+    after = await home.claims()
+    assert before.items() <= after.items()
+    await home.until(lambda: _true(gpus(home) == 0))
+    await delete(home, "a-0", "a-1")
+    await home.until(lambda: _true(gpus(home) == 8))
+
+
+async def test_a_pod_that_its_owner_makes_anew_gets_devices_beside_its_gang(home: live.Cluster) -> None:
+    await home.start()
+    await home.create(*(live.pod(f"a-{i}", "first", 2, "four", rank=str(i)) for i in range(2)))
+    nodes = await home.bound("a-0", "a-1")
+    await delete(home, "a-1")
+    await home.create(live.pod("a-2", "first", 2, "four", rank="1"))
+    again = await home.bound("a-0", "a-2")
+    assert again["a-0"] == nodes["a-0"]
+    claims = await home.claims()
+    devices = [device for one in claims.values() for device in one]
+    assert len(devices) == len(set(devices)) == 8
+    await home.until(lambda: _true(gpus(home) == 24))
+
+
+async def test_a_pod_whose_claims_are_not_ours_is_let_go_as_it_is(home: live.Cluster) -> None:
+    other = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "DeviceClass",
+        "metadata": {"name": "other"},
+        "spec": {"selectors": [{"cel": {"expression": "device.driver == 'other.example.com'"}}]},
+    }
+    await home.api.create("/apis/resource.k8s.io/v1/deviceclasses", other)
+    await home.create(live.template("foreign", 1, "other"))
+    await home.start()
+    await home.create(live.pod("p", claim="foreign"))
+
+    async def free() -> bool:
+        return not (await home.pods())["p"]["spec"].get("schedulingGates")
+
+    await home.until(free)
+    assert await home.placement("pod-p") is None
+
+
+async def test_what_kube_scheduler_gave_out_is_not_given_again(home: live.Cluster) -> None:
+    await home.create(live.pod("s", claim="eight", gated=False))
+    name = await home.until(lambda: claim_of(home, "s"))
+    path = f"/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/{name}"
+    claim = await home.api.get(path)
+    claim["metadata"]["finalizers"] = ["resource.kubernetes.io/delete-protection"]
+    claim = await home.api.replace(path, claim)
+    node = sorted(one["metadata"]["name"] for one in (await home.api.list("/api/v1/nodes"))[0])[0]
+    rows = [{"request": "gpus", "driver": "gpu.muster.dev", "pool": node, "device": f"gpu-{i}"} for i in range(8)]
+    claim["status"] = {
+        "allocation": {"devices": {"results": rows}, "allocationTimestamp": "2026-01-01T00:00:00Z"},
+    }
+    await home.api.replace(f"{path}/status", claim)
+    await home.start()
+    await home.until(lambda: _true(gpus(home) == 24))
+    await home.create(*(live.pod(f"w-{i}", "train", 3) for i in range(3)))
+    nodes = await home.bound(*(f"w-{i}" for i in range(3)))
+    assert node not in nodes.values()
+
+
+async def claim_of(home: live.Cluster, pod: str) -> str:
+    found = (await home.pods())[pod]
+    statuses = found.get("status", {}).get("resourceClaimStatuses") or [{}]
+    return str(statuses[0].get("resourceClaimName") or "")
+
+
+async def test_a_node_that_leaves_takes_its_gang_along_and_the_gang_comes_back(home: live.Cluster) -> None:
+    await home.start()
+    await home.create(*(live.pod(f"a-{i}", "first", 2) for i in range(2)))
+    nodes = await home.bound("a-0", "a-1")
+    await home.api.delete(f"/api/v1/nodes/{nodes['a-0']}")
+
+    async def gone() -> bool:
+        return not await home.pods()
+
+    await home.until(gone)
+    await home.create(*(live.pod(f"a-{i}", "first", 2) for i in range(2)))
+    again = await home.bound("a-0", "a-1")
+    assert nodes["a-0"] not in again.values()
+    await home.until(lambda: _true(gpus(home) == 8))
+
+
+async def test_the_decision_log_of_a_live_run_replays(home: live.Cluster) -> None:
+    await home.start(audit_folder=str(home.folder / "audit"))
+    await home.create(*(live.pod(f"a-{i}", "first", 3) for i in range(3)))
+    await home.bound("a-0", "a-1", "a-2")
+    await home.create(*(live.pod(f"b-{i}", "second", 2) for i in range(2)))
+    await home.create(*(live.pod(f"c-{i}", "third", 9) for i in range(9)))
+    await delete(home, "a-0", "a-1", "a-2")
+    await home.bound("b-0", "b-1")
+    await home.stop()
+    found = replay.replay(home.folder / "audit")
+    assert found.difference is None and found.starts == 2 and found.refusals >= 2
+
+
+async def test_a_gang_of_higher_priority_evicts_where_that_is_allowed(home: live.Cluster) -> None:
+    await home.start(preempt=True)
+    await home.create(*(live.pod(f"a-{i}", "low", 4) for i in range(4)))
+    await home.bound(*(f"a-{i}" for i in range(4)))
+    high = live.pod("b-0", "high", 1)
+    high["spec"]["priority"] = 1000
+    await home.create(high)
+    await home.bound("b-0")
+    left = await home.pods()
+    assert set(left) == {"b-0"}, "a gang goes whole"
+
+
+async def test_many_gangs_at_once_leave_nothing_behind(home: live.Cluster) -> None:
+    await home.start()
+    sizes = [(f"g{i}", 1 + i % 3, ("two", "four", "one")[i % 3]) for i in range(12)]
+    for name, size, claim in sizes:
+        await home.create(*(live.pod(f"{name}-{i}", name, size, claim) for i in range(size)))
+    for name, size, _ in sizes:
+        members = [f"{name}-{i}" for i in range(size)]
+        await home.bound(*members)
+        claims = [device for one in (await home.claims()).values() for device in one]
+        assert len(claims) == len(set(claims))
+        await delete(home, *members)
+    await home.until(lambda: _true(gpus(home) == 32))
+    assert home.scheduler and home.scheduler.shell and not home.scheduler.shell.followed
+    placements, _ = await home.api.list("/apis/muster.dev/v1alpha1/gangplacements")
+    assert placements == []
