@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -287,7 +288,7 @@ async def racks(queue: Queue) -> AsyncIterator[list[str]]:
 
 
 async def test_an_assignment_of_kueue_is_handed_over_and_respected(queue: Queue, racks: list[str]) -> None:
-    planner = Planner([START])
+    planner = Planner([dataclasses.replace(START, decision_id="")])
     async with checking(queue, planner):
         await queue.until(queue.active)
         await queue.job(pods=4, annotations={"kueue.x-k8s.io/podset-required-topology": RACK})
@@ -299,7 +300,8 @@ async def test_an_assignment_of_kueue_is_handed_over_and_respected(queue: Queue,
         assert sum(one.count for one in podset.assignment.domains) == 4
         hosts = [one.values[0] for one in podset.assignment.domains]
         assert len(hosts) == 2 and hosts in (racks[:2], racks[2:])
-        assert "nodeSelector" not in entry["podSetUpdates"][0]
+        [update] = entry["podSetUpdates"]
+        assert "nodeSelector" not in update and not update.get("annotations")
 
 
 async def test_a_check_with_parameters_is_not_active(queue: Queue) -> None:
