@@ -46,6 +46,9 @@ from scheduler.model import request
 from scheduler.record import journal
 from scheduler.web import answers, asked, extender, server, webhook, wire
 
+LEASE: dict[str, Any] = {}
+"""Other times than those of `lease`; tests are in a hurry."""
+
 log = structlog.get_logger()
 
 
@@ -137,7 +140,7 @@ class Scheduler:
 
     async def _elected(self) -> None:
         """Stand by until the Lease is ours, lead until it is lost, and begin again."""
-        own = lease.Lease(self.api, self.config.namespace, self.config.lease, self.identity)
+        own = lease.Lease(self.api, self.config.namespace, self.config.lease, self.identity, **LEASE)
         while True:
             standing = asyncio.create_task(self._term(0), name="standby")
             try:

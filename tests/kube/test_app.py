@@ -1,0 +1,71 @@
+"""Replicas: one leads, the others answer read-only, and take over from what is in the API alone."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler import app, config
+from scheduler.web import wire
+from tests.kube import live
+
+
+@pytest.fixture
+async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[live.Cluster]:
+    monkeypatch.setattr(app, "LEASE", {"lease_s": 1, "renew_s": 0.6, "retry_s": 0.05})
+    async with live.cluster(tmp_path) as found:
+        await found.api.create("/api/v1/namespaces", {"metadata": {"name": "muster-system"}})
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def replica(home: live.Cluster, name: str) -> AsyncIterator[app.Scheduler]:
+    one = app.Scheduler(config.Config(port=0, host="127.0.0.1"), home.api, name)
+    task = asyncio.create_task(one.run())
+    try:
+        yield one
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def true(ask: Any) -> bool:
+    return bool(ask())
+
+
+async def test_the_second_takes_over_and_leaves_what_runs_alone(home: live.Cluster) -> None:
+    async with contextlib.AsyncExitStack() as second:
+        async with replica(home, "one") as one:
+            await home.until(lambda: true(lambda: one.leading))
+            two = await second.enter_async_context(replica(home, "two"))
+            await home.until(lambda: true(lambda: two.shell is not None))
+            await home.create(*(live.pod(f"a-{i}", "first", 2) for i in range(2)))
+            await home.bound("a-0", "a-1")
+            assert not two.leading
+        before = await home.claims()
+        await home.until(lambda: true(lambda: two.leading))
+        await home.create(*(live.pod(f"b-{i}", "second", 2) for i in range(2)))
+        await home.bound("b-0", "b-1")
+        assert before.items() <= (await home.claims()).items()
+
+
+async def test_a_replica_that_stands_by_answers_by_what_is_taken(home: live.Cluster) -> None:
+    async with replica(home, "one") as one, replica(home, "two") as two:
+        await home.until(lambda: true(lambda: one.leading and two.shell is not None))
+        standby = two if one.leading else one
+        await home.create(*(live.pod(f"a-{i}", "first", 3) for i in range(3)))
+        nodes = await home.bound("a-0", "a-1", "a-2")
+        await home.create(live.pod("late", gated=False))
+        names = sorted(one["metadata"]["name"] for one in (await home.api.list("/api/v1/nodes"))[0])
+        left = [name for name in names if name not in nodes.values()]
+
+        async def answers() -> bool:
+            deciding = standby.decisions()
+            late = (await home.pods())["late"]
+            pod = wire.Pod(wire.Metadata(name="late", namespace="default", uid=late["metadata"]["uid"]))
+            return deciding is not None and list(deciding.filter(pod, names).feasible) == left
+
+        await home.until(answers)
