@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler.kube import workload
+from scheduler.kube.gangs import identity, recognize
 from scheduler.model import gang as gangs
 from scheduler.model import request
 from tests.kube import gangs_bodies as bodies
@@ -159,6 +160,28 @@ def test_nodes_that_were_labelled_beforehand_are_refused() -> None:
     cluster = bodies.Cluster(bodies.jobset({"workers": bodies.role(2, 3)}, notes))
     found = cluster.gang(*bodies.jobset_pods("workers", range(2), 3))
     assert "JobSet ml/train" in found.problem and "node-selector" in found.problem and found.gang is None
+
+
+def test_the_gang_is_known_before_its_pods_and_is_the_same() -> None:
+    notes = {"muster.dev/required-level": RACK, "muster.dev/segment-size": "2", "muster.dev/segment-level": "host"}
+    parts = {"driver": bodies.role(1, 1), "workers": bodies.role(2, 4, notes)}
+    pods = [*bodies.jobset_pods("driver", [0], 1), *bodies.jobset_pods("workers", range(2), 4, annotations=notes)]
+    owner = {"muster.dev/min-member": "3"}
+    waiting = bodies.Cluster(bodies.jobset(parts, owner, suspend=True))
+    assert waiting.gang(*pods).waiting_for == "JobSet ml/train to be resumed (spec.suspend)"
+    [before] = recognize.expected(identity.jobset("ml", "train"), waiting.find, waiting.request_of)
+    after = bodies.Cluster(bodies.jobset(parts, owner)).gang(*pods)
+    assert before.gang == after.gang and before.identity == after.identity and before.owner == after.owner
+    assert not before.members
+
+
+def test_stages_are_known_before_their_pods() -> None:
+    parts = {"driver": bodies.role(1, 1), "workers": bodies.role(1, 2)}
+    cluster = bodies.Cluster(bodies.jobset(parts, startupPolicy={"startupPolicyOrder": "InOrder"}))
+    found = recognize.expected(identity.jobset("ml", "train"), cluster.find, cluster.request_of)
+    assert [one.identity.name for one in found] == ["jobset-train", "jobset-train.workers"]
+    with pytest.raises(bodies.NotYet, match="JobSet ml/train"):
+        recognize.expected(identity.jobset("ml", "train"), bodies.Cluster().find, cluster.request_of)
 
 
 def test_a_scaled_jobset_is_another_gang() -> None:

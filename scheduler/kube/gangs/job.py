@@ -43,8 +43,6 @@ def outlines(
     item = outline.found(objects, marks.JOB, identity.namespace, identity.owner)
     where = f"Job {identity.namespace}/{identity.owner}"
     spec = item.get("spec") or {}
-    if spec.get("suspend"):
-        raise outline.NotYet(f"{where} to be resumed (spec.suspend)")
     uid = item["metadata"].get("uid", "")
     left = work(spec, item.get("status") or {}, [one for one in members if one.owner.uid in (uid, "")], where)
     part = outline.Part(
@@ -54,10 +52,10 @@ def outlines(
         seated=left.seated,
         numbered=left.indexed,
         full=left.full,
-        annotations=outline.annotations(spec.get("template") or {}),
+        template=spec.get("template") or {},
     )
     owner = outline.owner_of(item, "batch/v1", "Job")
-    return (outline.Outline(identity, owner, where, (part,), item),)
+    return (outline.Outline(identity, owner, where, (part,), item, suspended=bool(spec.get("suspend"))),)
 
 
 def work(spec: Item, status: Item, members: Sequence[pods.Pod], where: str) -> Work:

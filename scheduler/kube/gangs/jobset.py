@@ -40,11 +40,10 @@ def outlines(
     namespace, name = identity.namespace, identity.owner
     item = outline.found(objects, marks.JOBSET, namespace, name)
     where = f"JobSet {namespace}/{name}"
-    if (item.get("spec") or {}).get("suspend"):
-        raise outline.NotYet(f"{where} to be resumed (spec.suspend)")
     owner = outline.owner_of(item, API, "JobSet")
     if (item.get("status") or {}).get("terminalState"):
         return (outline.Outline(identity, owner, where, (), item),)
+    suspended = bool((item.get("spec") or {}).get("suspend"))
     current = _current(members, item["metadata"].get("uid", ""))
     stages: dict[tuple[str, ...], list[_Replicated]] = {}
     for one in _replicated(item, where, current, objects):
@@ -52,7 +51,7 @@ def outlines(
     found: list[outline.Outline] = []
     for count, stage in enumerate(stages.values()):
         mine = identities.staged(identity, stage[0].part.role) if count else identity
-        whole = outline.Outline(mine, owner, where, tuple(one.part for one in stage), item)
+        whole = outline.Outline(mine, owner, where, tuple(one.part for one in stage), item, suspended=suspended)
         found += _led(identity, whole, stage) if any(one.exclusive for one in stage) else [whole]
     return tuple(found)
 
@@ -115,7 +114,7 @@ def _part(
         slots=tuple(slots),
         seated=tuple(seated),
         full=replicas * empty.full,
-        annotations=outline.annotations(spec.get("template") or {}),
+        template=spec.get("template") or {},
         slice_size=empty.full,
     )
     return part, empty.stride

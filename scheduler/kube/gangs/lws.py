@@ -128,4 +128,4 @@ def _subgroup_level(item: Item, members: Sequence[pods.Pod]) -> str:
 def _part(group: _Group, role: str, slots: range, template: Item) -> outline.Part:
     seated = tuple(one for one in group.seated if one.index in slots)
     where = f"{group.where}, {role} template"
-    return outline.Part(role, where, slots, seated, full=len(slots), annotations=outline.annotations(template))
+    return outline.Part(role, where, slots, seated, full=len(slots), template=template)

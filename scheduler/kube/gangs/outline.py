@@ -47,8 +47,8 @@ class Part:
         Whether pods have an index of these slots. Pods without take the slots in the order of their names.
     full : int
         The number of slots before any finished.
-    annotations : Mapping
-        Of the pod template, which count until there is a pod.
+    template : Mapping
+        The pod template, whose annotations count until there is a pod.
     segment, spread
         What the owner's own fields ask for.
     slice_size : int
@@ -61,10 +61,15 @@ class Part:
     seated: tuple[Seated, ...]
     numbered: bool = True
     full: int = 0
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    template: Item = field(default_factory=dict)
     segment: gangs.Segment | None = None
     spread: gangs.Spread | None = None
     slice_size: int = 0
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Return the annotations of the template."""
+        return annotations(self.template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,8 @@ class Outline:
         As the owner's own fields have it; 0 for all.
     priority : int or None
         Where the owner's own fields say it.
+    suspended : bool
+        The owner keeps its pods from existing.
     """
 
     identity: workload.Identity
@@ -94,6 +101,7 @@ class Outline:
     min_member: int = 0
     priority: int | None = None
     within: tuple[workload.Within, ...] = ()
+    suspended: bool = False
 
     @property
     def full(self) -> int:

@@ -63,10 +63,35 @@ def recognize(
         return (workload.Workload(identity, pods.Owner(), None, _present(ordered), waiting_for=str(missing)),)
     except ValueError as problem:
         return (workload.Workload(identity, pods.Owner(), None, _present(ordered), problem=str(problem)),)
+    if any(one.suspended for one in outlines):
+        waits = f"{outlines[0].where} to be resumed (spec.suspend)"
+        return (workload.Workload(identity, outlines[0].owner, None, _present(ordered), waiting_for=waits),)
     if not any(part.slots for one in outlines for part in one.parts):
         left = _present(ordered)
         return (workload.Workload(identity, outlines[0].owner, None, left, waiting_for=NOTHING_LEFT),)
     return tuple(_workload(one, objects, request_of) for one in outlines)
+
+
+def expected(
+    identity: workload.Identity, objects: outline.Objects, request_of: RequestOf
+) -> tuple[workload.Workload, ...]:
+    """Return the gangs that a JobSet, a Job or a LeaderWorkerSet will have, also while it is suspended.
+
+    They equal those of the pods, when these have come as their templates are: whoever reserves devices for a Workload of
+    Kueue finds the reservation again. `request_of` is asked for pods made from the templates, which have no UID. Priorities
+    are 0: only the API server knows them.
+
+    Raises
+    ------
+    ValueError
+        The owner is not there (`NotYet`), contradicts itself, or has no templates.
+    """
+    found = []
+    for one in READERS[identity.kind](identities.base(identity), (), objects):
+        several = [roles.expected(part, one.identity, request_of) for part in one.parts if part.slots]
+        if several:
+            found.append(workload.Workload(one.identity, one.owner, gang.of(one, several, objects), within=one.within))
+    return tuple(found)
 
 
 def _present(members: Sequence[pods.Pod]) -> tuple[workload.Member, ...]:

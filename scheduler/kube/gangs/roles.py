@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from scheduler import bad_input
 from scheduler.kube import pod as pods
+from scheduler.kube import workload
 from scheduler.kube.gangs import outline, seats
 from scheduler.model import names, request
 
@@ -69,6 +70,25 @@ def _uniform(part: outline.Part, request_of: RequestOf, first: int) -> Role:
             remedy="let whatever changes pods at creation change all of a template alike",
         )
     return Role(part.role, len(part.slots), part, chosen, next(iter(asked), None), unread)
+
+
+def expected(part: outline.Part, identity: workload.Identity, request_of: RequestOf) -> Role:
+    """Return the role that the pods of a template will be, with one pod made from it.
+
+    Raises
+    ------
+    ValueError
+        There is no template.
+    """
+    if not part.template:
+        raise bad_input.BadInput("has no template of its pods", file=part.where, remedy="wait until the pods exist")
+    named = {
+        **(part.template.get("metadata") or {}),
+        "name": f"{identity.owner}-{part.role}",
+        "namespace": identity.namespace,
+    }
+    pod = pods.read({"metadata": named, "spec": part.template.get("spec") or {}})
+    return Role(part.role, len(part.slots), part, {0: pod}, request_of(pod))
 
 
 Kind = tuple[str, request.PodRequest]
