@@ -63,10 +63,16 @@ class Space:
         workloads = await self.list(kueue.VERSION, "workloads")
         objects |= {("Workload", self.here.namespace, one["metadata"]["name"]): one for one in workloads}
         each = [
-            recognize.recognize(one, members, lambda *key: objects.get(key), lambda _: request.PodRequest(gpus=2))
-            for one, members in found.items()
+            recognize.recognize(one, members, lambda *key: objects.get(key), _request) for one, members in found.items()
         ]
         return {one.identity.name: one for stages in each for one in stages}
+
+    async def expected(self, one: workload.Identity) -> Any:
+        """Return the gang that an owner of pods will have, told from it alone."""
+        version, plural = PLACES[one.kind]
+        item = await self.here.api.get(paths.of(version, plural, self.here.namespace, one.owner))
+        [found] = recognize.expected(one, lambda kind, *_: item if kind == one.kind else None, _request)
+        return found.gang
 
     async def complete(self, *called: str) -> dict[str, workload.Workload]:
         """Wait until exactly these gangs are complete; others may wait for pods. Problems end the wait."""
@@ -138,6 +144,7 @@ async def test_a_jobset_and_its_workload_are_one_gang(space: Space) -> None:
         *(("workers", 3 * job + index, f"train-workers-{job}-{index}") for job in range(2) for index in range(3)),
     ]
     assert found.gang and found.gang.expected_s == 60
+    assert found.gang == await space.expected(found.identity)
     assert [one.constraint.required for one in found.gang.roles] == ["", RACK]
 
 
@@ -187,6 +194,7 @@ async def test_a_job_and_its_workload_are_one_gang(space: Space) -> None:
     await space.create("batch/v1", "Job", "ring", spec, labels=QUEUE)
     found = await space.complete("job-ring")
     assert await space.reserved(1) == ["job-ring"]
+    assert found["job-ring"].gang == await space.expected(found["job-ring"].identity)
     members = found["job-ring"].members
     assert [one.pod.labels["batch.kubernetes.io/job-completion-index"] for one in members] == ["0", "1", "2"]
     node = await _node(space)
@@ -210,6 +218,7 @@ async def test_each_replica_of_a_leader_worker_set_and_its_workload_are_one_gang
     found = await space.complete(*called)
     assert await space.reserved(2) == called
     for group, name in enumerate(called):
+        assert found[name].gang == await space.expected(found[name].identity)
         pods = [f"decode-{group}", f"decode-{group}-1", f"decode-{group}-2"]
         assert [(one.role, one.pod.name) for one in found[name].members] == list(
             zip(("leader", "worker", "worker"), pods, strict=True)
@@ -245,6 +254,10 @@ async def test_a_plain_pod_group_and_its_workload_are_one_gang(space: Space) -> 
     found = await space.complete("kueue-podgroup-pair")
     assert await space.reserved(1) == ["kueue-podgroup-pair"]
     assert [one.pod.name for one in found["kueue-podgroup-pair"].members] == ["p1", "p0"]
+
+
+def _request(pod: kube_pod.Pod) -> request.PodRequest:
+    return request.PodRequest(pod.cpu_milli, pod.memory_mib, gpus=2)
 
 
 def _pod() -> dict[str, Any]:
