@@ -51,6 +51,20 @@ def test_the_status_of_a_job_and_its_pods_count_alike() -> None:
     assert found.complete and bodies.counts(found) == {"pods": 2}
 
 
+def test_what_a_job_says_about_its_scheduling_counts() -> None:
+    wanted = {"schedulingPolicy": {"gang": {"minCount": 2}}, "schedulingConstraints": {"topology": [{"key": RACK}]}}
+    cluster = bodies.Cluster(bodies.job("j", bodies.job_spec(3, scheduling=wanted)))
+    found = cluster.gang(*bodies.job_pods("j", range(3))).gang
+    assert found and (found.min_member, found.constraint.required) == (2, RACK)
+    spec = {**bodies.job_spec(2), "scheduling": wanted}
+    cluster = bodies.Cluster(bodies.jobset({"w": {"replicas": 2, "template": {"spec": spec}}}))
+    found = cluster.gang(*bodies.jobset_pods("w", range(2), 2)).gang
+    assert found and found.roles[0].segment == gangs.Segment(2, RACK)
+    two = {"schedulingConstraints": {"topology": [{"key": RACK}, {"key": "zone"}]}}
+    cluster = bodies.Cluster(bodies.job("j", bodies.job_spec(3, scheduling=two)))
+    assert "Job ml/j" in cluster.gang(*bodies.job_pods("j", range(3))).problem
+
+
 def test_a_failed_pod_has_a_successor() -> None:
     cluster = bodies.Cluster(bodies.job("j", bodies.job_spec(2)))
     one, two = bodies.job_pods("j", range(2))

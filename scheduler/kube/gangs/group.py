@@ -30,23 +30,22 @@ def native(
             field="spec.parentCompositePodGroupName",
             remedy="make the PodGroup without it, or give the pods of all groups one annotation muster.dev/gang-name",
         )
-    gang = (spec.get("schedulingPolicy") or {}).get("gang") or {}
-    least = outline.amount(gang.get("minCount"), 1, where, "spec.schedulingPolicy.gang.minCount") or 1
-    topology = (spec.get("schedulingConstraints") or {}).get("topology") or ()
-    if len(topology) > 1:
-        raise bad_input.BadInput(
-            "names several levels", file=where, field="spec.schedulingConstraints.topology", remedy="name one"
-        )
+    least = _least(spec, where) or 1
     whole = _grown(identity, members, where, least)
     return (
         replace(
             whole,
             owner=outline.owner_of(item, "scheduling.k8s.io/v1beta1", "PodGroup"),
             item=item,
-            required=str(topology[0].get("key") or "") if topology else "",
+            required=outline.topology(spec, where),
             priority=spec.get("priority"),
         ),
     )
+
+
+def _least(spec: Item, where: str) -> int:
+    gang = (spec.get("schedulingPolicy") or {}).get("gang") or {}
+    return outline.amount(gang.get("minCount"), 0, where, "spec.schedulingPolicy.gang.minCount")
 
 
 def sigs(
@@ -90,11 +89,11 @@ def lone(
     where = f"pod {identity.namespace}/{identity.owner}"
     slots = range(0 if members and all(one.finished for one in members) else 1)
     part = outline.Part("pod", where, slots, seated, full=1)
-    owner = next((outline_of(one) for one in members), pods.Owner())
+    owner = next((as_owner(one) for one in members), pods.Owner())
     return (outline.Outline(identity, owner, where, (part,)),)
 
 
-def outline_of(pod: pods.Pod) -> pods.Owner:
+def as_owner(pod: pods.Pod) -> pods.Owner:
     """Return the pod itself as an owner: the placement of a lone pod goes with it."""
     return pods.Owner("v1", "Pod", pod.name, pod.uid)
 
@@ -127,7 +126,7 @@ def _sized(
             field=f"metadata.annotations[{key}]",
             remedy="raise the size, or delete the pods that are too many",
         )
-    owner = next((outline_of(one) for one in sorted((one.pod for one in seated), key=_age)), pods.Owner())
+    owner = next((as_owner(one) for one in sorted((one.pod for one in seated), key=_age)), pods.Owner())
     return outline.Outline(identity, owner, where, (_mixed(where, seated, size),))
 
 

@@ -1,7 +1,8 @@
 """A Job as a gang: the pods that it runs at once, less what has finished.
 
 ``parallelism`` pods run at a time; with more ``completions``, the next index takes the place of a finished one, and the
-gang keeps its size until the last are on their way.
+gang keeps its size until the last are on their way. ``spec.scheduling`` (Kubernetes 1.37) may name a level and a minimum;
+without a gang in it the Job is one all the same, since a pod that starts alone holds devices and waits for the others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +56,21 @@ def outlines(
         template=spec.get("template") or {},
     )
     owner = outline.owner_of(item, "batch/v1", "Job")
-    return (outline.Outline(identity, owner, where, (part,), item, suspended=bool(spec.get("suspend"))),)
+    scheduling = spec.get("scheduling") or {}
+    gang = (scheduling.get("schedulingPolicy") or {}).get("gang") or {}
+    least = outline.amount(gang.get("minCount"), 0, where, "spec.scheduling.schedulingPolicy.gang.minCount")
+    return (
+        outline.Outline(
+            identity,
+            owner,
+            where,
+            (part,),
+            item,
+            required=outline.topology(scheduling, where),
+            min_member=min(least, len(left.slots)),
+            suspended=bool(spec.get("suspend")),
+        ),
+    )
 
 
 def work(spec: Item, status: Item, members: Sequence[pods.Pod], where: str) -> Work:

@@ -115,9 +115,16 @@ def _part(
         seated=tuple(seated),
         full=replicas * empty.full,
         template=spec.get("template") or {},
+        segment=_own_level(spec, where, empty.full),
         slice_size=empty.full,
     )
     return part, empty.stride
+
+
+def _own_level(spec: Item, where: str, size: int) -> gangs.Segment | None:
+    """Return the pods of each Job as a segment where ``scheduling`` (Kubernetes 1.37) names a level for them."""
+    level = outline.topology(spec.get("scheduling") or {}, where)
+    return gangs.Segment(size, level) if level and size else None
 
 
 def _status(made: Item | None, members: Sequence[pods.Pod], metadata: Item) -> Item:
@@ -172,7 +179,13 @@ def _leaders(one: _Replicated) -> outline.Part:
     slots = tuple(slot for slot in one.part.slots if slot % one.stride == 0)
     seated = tuple(seat for seat in one.part.seated if seat.index is not None and seat.index % one.stride == 0)
     return replace(
-        one.part, slots=slots, seated=seated, full=len(slots), spread=gangs.Spread(one.exclusive, 1), slice_size=0
+        one.part,
+        slots=slots,
+        seated=seated,
+        full=len(slots),
+        spread=gangs.Spread(one.exclusive, 1),
+        slice_size=0,
+        segment=None,
     )
 
 
@@ -188,6 +201,6 @@ def _followers(identity: workload.Identity, whole: outline.Outline, one: _Replic
         yield replace(
             whole,
             identity=mine,
-            parts=(replace(part, slots=slots, seated=seated, full=len(slots), slice_size=0),),
+            parts=(replace(part, slots=slots, seated=seated, full=len(slots), slice_size=0, segment=None),),
             within=(workload.Within(part.role, one.exclusive, node=node),),
         )

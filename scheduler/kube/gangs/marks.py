@@ -43,7 +43,6 @@ SIGS_GROUP = "scheduling.x-k8s.io/pod-group"
 # Kueue.
 KUEUE_GROUP = "kueue.x-k8s.io/pod-group-name"
 KUEUE_TOTAL = "kueue.x-k8s.io/pod-group-total-count"
-KUEUE_FAST = "kueue.x-k8s.io/pod-group-fast-admission"
 KUEUE_INDEX = "kueue.x-k8s.io/pod-group-pod-index"
 KUEUE_INDEX_LABEL = "kueue.x-k8s.io/pod-group-pod-index-label"
 KUEUE_COMPONENT = "kueue.x-k8s.io/component-workload-index"

@@ -139,6 +139,22 @@ def labels(item: Item) -> Mapping[str, str]:
     return (item.get("metadata") or {}).get("labels") or {}
 
 
+def topology(spec: Item, where: str) -> str:
+    """Return the level that a PodGroup, or the ``scheduling`` of a Job, wants its pods to share; "" for none.
+
+    Raises
+    ------
+    BadInput
+        There are several; Kubernetes 1.37 takes one.
+    """
+    listed = (spec.get("schedulingConstraints") or {}).get("topology") or ()
+    if len(listed) > 1:
+        raise bad_input.BadInput(
+            "names several levels", file=where, field="schedulingConstraints.topology", remedy="name one"
+        )
+    return str(listed[0].get("key") or "") if listed else ""
+
+
 def amount(value: object, default: int, where: str, name: str) -> int:
     """Return a number of pods.
 
