@@ -1,14 +1,8 @@
-"""Places at which a test can kill the driver as a power cut would.
+"""The driver's places at which a test can kill it; see `scheduler.faultpoint`."""
 
-Inert unless the environment variable ``MUSTER_FAULT_POINT`` names one: ``checkpoint-written`` kills the process with
-SIGKILL the first time that this point is reached, ``checkpoint-written:3`` the third time. Nothing is cleaned up then.
-"""
+from scheduler.faultpoint import VARIABLE, reach
 
-import os
-import signal
-from collections import Counter
-
-VARIABLE = "MUSTER_FAULT_POINT"
+__all__ = ["POINTS", "VARIABLE", "reach"]
 
 POINTS = (
     "checkpoint-temporary-written",  # beside the old file, which is still the valid one
@@ -25,18 +19,3 @@ POINTS = (
     "cdi-removed",
 )
 """Every point, in the order of a prepare and then of an unprepare."""
-
-_reached: Counter[str] = Counter()
-
-
-def reach(name: str) -> None:
-    """Die here if the environment says so."""
-    wanted = os.environ.get(VARIABLE)
-    if not wanted:
-        return
-    point, _, turn = wanted.partition(":")
-    if point != name:
-        return
-    _reached[name] += 1
-    if _reached[name] == int(turn or 1):
-        os.kill(os.getpid(), signal.SIGKILL)

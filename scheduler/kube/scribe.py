@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from scheduler import faultpoint
 from scheduler.apiserver import client, errors, paths
 from scheduler.kube import claim, gang_record, names, plan, workload
 from scheduler.kube import pod as pods
@@ -23,6 +24,16 @@ FLIGHT = 64
 
 TRIES = 6
 FIRST_WAIT_S = 0.1
+
+POINTS = (
+    "record-written",
+    "status-written",
+    "claim-protected",
+    "claim-allocated",
+    "pod-released",
+    "claim-taken-back",
+)
+"""Where a test can kill the scheduler, see `scheduler.faultpoint`; in the order of a start, then of a rollback."""
 
 log = structlog.get_logger()
 
@@ -103,9 +114,11 @@ class Scribe:
         if names.CLAIM_FINALIZER not in (item["metadata"].get("finalizers") or ()):
             item["metadata"].setdefault("finalizers", []).append(names.CLAIM_FINALIZER)
             item = await self._retry(lambda: self.api.replace(path, item))
+            faultpoint.reach("claim-protected")
         fresh = copy.deepcopy(item)
         fresh.setdefault("status", {})["allocation"] = self._allocation(item, pod, one)
         await self._retry(lambda: self.api.replace(f"{path}/status", fresh))
+        faultpoint.reach("claim-allocated")
 
     def _allocation(self, item: Item, pod: plan.PlannedPod, one: plan.PlannedClaim) -> Item:
         """Return an allocation as kube-scheduler would have written it (KEP-4381)."""
@@ -156,6 +169,7 @@ class Scribe:
                 if error.conflict:
                     continue
                 raise
+            faultpoint.reach("pod-released")
             return
         raise _Refused(f"pod {namespace}/{planned.name} changed under every try")
 
@@ -218,6 +232,7 @@ class Scribe:
         if _rows(item) == one.rows:
             del status["allocation"]
             await self.api.replace(f"{path}/status", item)
+            faultpoint.reach("claim-taken-back")
 
     async def _record(self, gang: workload.Workload, new: plan.Plan, phase: gang_record.Phase) -> None:
         """Write the plan down."""
@@ -253,8 +268,10 @@ class Scribe:
                     raise
                 body["metadata"].pop("resourceVersion", None)
                 written = await self.api.create(collection, body)
+            faultpoint.reach("record-written")
             change = {"status": gang_record.status(written, phase, reason, text)}
             await self._retry(functools.partial(self.api.patch, f"{path}/status", change))
+            faultpoint.reach("status-written")
             return
 
 
