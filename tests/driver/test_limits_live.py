@@ -19,7 +19,7 @@ from tests.testbed.faults import proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.testbed]
 
-NODES = 64
+NODES, AT_ONCE = 64, 8
 PARTITIONS = 16 * 25  # placements of an A100; its whole GPU is one of them
 CHANGES = ("update", "patch", "delete", "deletecollection")
 ALPHA = ("DRAPartitionableDevices", "DRAConsumableCapacity", "DRADeviceTaints")
@@ -73,12 +73,17 @@ async def created(api: client.Client, number: int) -> None:
 
 
 async def publish(api: client.Client, numbers: range, taints: dict[str, Any] | None = None) -> publisher.Publisher:
-    """Publish as a driver does that has just started, node by node; return the last publisher."""
-    for number in numbers:
-        made = publisher.Publisher(api, name(number))
-        made.want(publisher.Wanted(cut(name(number)), taints or {}))
-        await made.publish()
-    return made
+    """Publish as drivers do that have just started, some at a time; return the last publisher."""
+    made = [publisher.Publisher(api, name(number)) for number in numbers]
+    at_once = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int, its: publisher.Publisher) -> None:
+        async with at_once:
+            its.want(publisher.Wanted(cut(name(number)), taints or {}))
+            await its.publish()
+
+    await asyncio.gather(*(one(number, its) for number, its in zip(numbers, made, strict=True)))
+    return made[-1]
 
 
 async def stored(api: client.Client, number: int) -> list[dict[str, Any]]:
