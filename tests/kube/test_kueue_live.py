@@ -132,7 +132,14 @@ async def queue(kueued: clusters.Cluster) -> AsyncIterator[Queue]:
     ):
         check = f"check-{here.namespace}"
         await asyncio.to_thread(real.queue, kueued, here.namespace, {"cpu": 4, "memory": "4Gi"}, check=check)
-        yield Queue(here, check, muster)
+        made = Queue(here, check, muster)
+        yield made
+        await api.delete(paths.of("batch/v1", "jobs", here.namespace), propagationPolicy="Background")
+
+        async def empty() -> bool:
+            return not await made.pods()
+
+        await made.until(empty)
 
 
 @contextlib.asynccontextmanager
