@@ -63,6 +63,20 @@ def test_pods_of_an_older_attempt_or_of_a_deleted_jobset_are_no_members() -> Non
     assert bodies.names_by_rank(found) == [new.name] and found.missing == 1
 
 
+def test_jobs_whose_new_pods_have_still_to_come_are_not_filled_with_old_ones() -> None:
+    cluster = bodies.Cluster(bodies.jobset({"workers": bodies.role(2, 1)}))
+    [new, _], [_, old] = (
+        bodies.jobset_pods("workers", range(2), 1, attempt=1),
+        bodies.jobset_pods("workers", range(2), 1),
+    )
+    found = cluster.gang(new, old)
+    assert found.missing == 1 and bodies.names_by_rank(found) == [new.name]
+    stranger = replace(
+        old, labels={**new.labels, "jobset.sigs.k8s.io/job-index": "1", "jobset.sigs.k8s.io/jobset-uid": "x"}
+    )
+    assert cluster.gang(new, stranger).missing == 1, "a pod of the JobSet of that name before"
+
+
 def test_a_single_restarted_job_drops_only_its_own_old_pods() -> None:
     cluster = bodies.Cluster(bodies.jobset({"workers": bodies.role(2, 1)}))
     other, old = bodies.jobset_pods("workers", range(2), 1)
@@ -119,6 +133,16 @@ def test_jobs_that_start_in_order_are_gangs_of_their_own() -> None:
     first, second = cluster.gangs(*bodies.jobset_pods("driver", [0], 1))
     assert first.identity.name == "jobset-train" and first.complete and bodies.counts(first) == {"driver": 1}
     assert second.identity.name == "jobset-train.workers" and second.waiting_for == "2 of 2 pods"
+
+
+def test_the_identity_of_a_later_stage_leads_to_all_stages() -> None:
+    parts = {"driver": bodies.role(1, 1), "workers": bodies.role(1, 2)}
+    cluster = bodies.Cluster(bodies.jobset(parts, startupPolicy={"startupPolicyOrder": "InOrder"}))
+    pods = bodies.jobset_pods("driver", [0], 1)
+    later = identity.staged(identity.jobset("ml", "train"), "workers")
+    assert recognize.recognize(later, pods, cluster.find, cluster.request_of) == cluster.gangs(*pods)
+    workers = identity.staged(identity.lws("ml", "decode", "3"), "workers")
+    assert identity.base(workers) == identity.lws("ml", "decode", "3")
 
 
 def test_a_dependency_makes_a_stage_and_equal_dependencies_make_one() -> None:

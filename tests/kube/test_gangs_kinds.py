@@ -90,6 +90,13 @@ def test_pods_without_index_are_ordered_by_name_and_a_new_one_takes_the_free_ran
     assert bodies.names_by_rank(found) == ["j-b", "j-0", "j-a"]
 
 
+def test_a_pod_without_index_that_is_being_deleted_gives_way() -> None:
+    spec = {"parallelism": 2, "completions": 2, "template": bodies.template()}
+    pods = [bodies.pod(f"j-{name}", owner=bodies.owner("Job", "j")) for name in "abc"]
+    found = bodies.Cluster(bodies.job("j", spec)).gang(replace(pods[0], deleting=True, node="n"), *pods[1:])
+    assert found.complete and bodies.names_by_rank(found) == ["j-b", "j-c"]
+
+
 def test_a_work_queue_that_runs_dry_asks_for_no_more_pods() -> None:
     spec = {"parallelism": 3, "template": bodies.template()}
     pods = [bodies.pod(f"j-{name}", owner=bodies.owner("Job", "j")) for name in "abc"]
@@ -205,6 +212,21 @@ def test_a_pod_group_is_what_exists_from_its_minimum_on() -> None:
         found = cluster.gang(*pods[:count])
         assert found.complete and found.gang and (found.gang.size, found.gang.min_member) == (count, 2)
         assert found.gang.constraint.required == RACK and found.gang.priority == 7
+
+
+def test_pods_of_a_group_that_succeeded_count_towards_its_minimum() -> None:
+    spec = {"schedulingPolicy": {"gang": {"minCount": 3}}}
+    cluster = bodies.Cluster({"kind": "PodGroup", "metadata": {"namespace": "ml", "name": "g"}, "spec": spec})
+    done, *pods = [bodies.pod(name, group="g") for name in "abc"]
+    found = cluster.gang(replace(done, phase="Succeeded"), *pods)
+    assert found.complete and found.gang and (found.gang.size, found.gang.min_member) == (2, 2)
+
+
+def test_claims_of_a_group_that_were_not_made_yet_are_waited_for() -> None:
+    cluster = bodies.Cluster()
+    cluster.requests["b"] = bodies.NotYet("claims of pod ml/b")
+    found = cluster.gang(*(_annotated(name, 3) for name in "abc"))
+    assert not found.problem and found.waiting_for == "claims of pod ml/b" and len(found.members) == 3
 
 
 def test_a_pod_group_without_gang_starts_with_any_pod() -> None:

@@ -176,6 +176,21 @@ def test_several_domains_are_filled_in_the_order_of_their_names() -> None:
     assert [(one.domain, one.count) for one in found.within] == [("node-10", 3), ("node-9", 1)]
 
 
+def test_leader_and_workers_of_one_pod_set_share_its_domains_by_rank() -> None:
+    domains = [{"values": ["a"], "count": 2}, {"values": ["b"], "count": 2}]
+    assignment = {"levels": ["kubernetes.io/hostname"], "domains": domains}
+    item = _admitted({"name": "main", "topologyAssignment": assignment})
+    cluster = bodies.Cluster(bodies.lws(4))
+    cluster.items["Workload", "ml", "wl"] = item
+    pods = bodies.lws_pods(0, range(4), 4, annotations={f"{KUEUE}workload": "wl"})
+    found = cluster.gang(*(replace(one, labels={**one.labels, f"{KUEUE}podset": "main"}) for one in pods))
+    assert [(one.role, one.domain, one.count) for one in found.within] == [
+        ("leader", "a", 1),
+        ("worker", "a", 1),
+        ("worker", "b", 2),
+    ]
+
+
 def test_an_assignment_for_another_number_of_pods_is_refused_unless_all_run() -> None:
     domains = [{"values": ["a"], "count": 1}, {"values": ["b"], "count": 2}]
     assignment = {"levels": ["kubernetes.io/hostname"], "domains": domains}
@@ -197,6 +212,10 @@ def test_an_assignment_that_contradicts_itself_is_refused() -> None:
     assert "Workload ml/wl, pod set w" in _assigned({"levels": [RACK], "slices": slices}).problem
 
 
+def _admitted(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {"namespace": "ml", "name": "wl"}, "status": {"admission": {"podSetAssignments": [entry]}}}
+
+
 def _assigned(assignment: Any, assigning: bool = False, there: bool = True, **more: Any) -> workload.Workload:
     notes, labels = {f"{KUEUE}workload": "wl"}, {f"{KUEUE}podset": "w"}
     cluster = bodies.Cluster(bodies.jobset({"w": bodies.role(2, 2)}))
@@ -205,7 +224,7 @@ def _assigned(assignment: Any, assigning: bool = False, there: bool = True, **mo
         "topologyAssignment": assignment,
         "delayedTopologyRequest": "Pending" if assigning else "Ready",
     }
-    item = {"metadata": {"namespace": "ml", "name": "wl"}, "status": {"admission": {"podSetAssignments": [entry]}}}
+    item = _admitted(entry)
     if there:
         cluster.items["Workload", "ml", "wl"] = item
     pods = [

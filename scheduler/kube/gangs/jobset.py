@@ -62,12 +62,12 @@ def _current(members: Sequence[pods.Pod], uid: str) -> list[pods.Pod]:
     The attempt is read off the pods and not off the JobSet: its status may be older or newer than the pods that we see,
     and a restart in place raises it without making new pods.
     """
-    mine = [one for one in members if one.labels.get(marks.JOBSET_UID, uid) == uid]
+    mine = [(one, _attempt(one)) for one in members if one.labels.get(marks.JOBSET_UID, uid) == uid]
+    newest = max((attempt for _, (attempt, _) in mine), default=0)
     attempts: dict[tuple[str | None, ...], tuple[int, int]] = {}
-    newest = max((_attempt(one)[0] for one in mine), default=0)
-    for one in mine:
-        attempts[_job(one)] = max(attempts.get(_job(one), (0, 0)), _attempt(one))
-    return [one for one in mine if _attempt(one)[0] == newest and _attempt(one) == attempts[_job(one)]]
+    for one, attempt in mine:
+        attempts[_job(one)] = max(attempts.get(_job(one), (newest, 0)), attempt)
+    return [one for one, attempt in mine if attempt == attempts[_job(one)]]
 
 
 def _job(pod: pods.Pod) -> tuple[str | None, ...]:
@@ -75,8 +75,7 @@ def _job(pod: pods.Pod) -> tuple[str | None, ...]:
 
 
 def _attempt(pod: pods.Pod) -> tuple[int, int]:
-    whole, single = (outline.index(pod, key) or 0 for key in (marks.JOBSET_ATTEMPT, marks.JOBSET_JOB_ATTEMPT))
-    return whole, single
+    return outline.index(pod, marks.JOBSET_ATTEMPT) or 0, outline.index(pod, marks.JOBSET_JOB_ATTEMPT) or 0
 
 
 def _replicated(item: Item, where: str, members: Sequence[pods.Pod], objects: outline.Objects) -> Iterator[_Replicated]:

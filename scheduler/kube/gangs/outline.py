@@ -181,7 +181,7 @@ def written(text: str | None, where: str, key: str, least: int = 1) -> int | Non
     """
     if text is None:
         return None
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+    number = int(text) if len(text) < 10 and text.isascii() and text.isdigit() else -1
     if not least <= number <= wishes.MAX_PODS:
         remedy = f"write a whole number from {least} to {wishes.MAX_PODS}"
         raise bad_input.BadInput("is no number of pods", file=where, field=key, value=text or "(empty)", remedy=remedy)
@@ -190,7 +190,10 @@ def written(text: str | None, where: str, key: str, least: int = 1) -> int | Non
 
 def index(pod: pods.Pod, key: str) -> int | None:
     """Return the index in a label of a pod, set by its controller; None where there is none."""
-    return written(pod.labels.get(key, pod.annotations.get(key)), f"pod {pod.key}", f"metadata.labels[{key}]", 0)
+    text = pod.labels.get(key)
+    if text is None:
+        text = pod.annotations.get(key)
+    return None if text is None else written(text, f"pod {pod.key}", f"metadata.labels[{key}]", 0)
 
 
 def tenant(objects: Objects, namespace: str) -> str:

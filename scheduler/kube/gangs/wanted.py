@@ -59,11 +59,12 @@ def notes(part: outline.Part, members: Sequence[pods.Pod]) -> Notes:
     if not members:
         return part.annotations
     first = members[0]
+    said = {key: first.annotations.get(key) for key in SHARED}
     for other in members[1:]:
-        for key in SHARED:
-            if first.annotations.get(key) != other.annotations.get(key):
+        for key, value in said.items():
+            if value != other.annotations.get(key):
                 raise bad_input.BadInput(
-                    f"differs from that of pod {first.key}, {first.annotations.get(key, 'none')!r}",
+                    f"differs from that of pod {first.key}, {value or 'none'!r}",
                     file=f"pod {other.key}",
                     field=f"metadata.annotations[{key}]",
                     value=other.annotations.get(key, ""),
