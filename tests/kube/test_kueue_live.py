@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.apiserver import client, paths
+from scheduler.apiserver import client, errors, paths
 from scheduler.kube import kueue, kueue_answer, kueue_check, kueue_controller, mirror, names
 from tests.testbed import cluster as clusters
 from tests.testbed import fixtures
@@ -134,10 +134,15 @@ async def queue(kueued: clusters.Cluster) -> AsyncIterator[Queue]:
         await asyncio.to_thread(real.queue, kueued, here.namespace, {"cpu": 4, "memory": "4Gi"}, check=check)
         made = Queue(here, check, muster)
         yield made
-        await api.delete(paths.of("batch/v1", "jobs", here.namespace), propagationPolicy="Background")
+        await api.delete(paths.of("batch/v1", "jobs", here.namespace))
 
         async def empty() -> bool:
-            return not await made.pods()
+            """Delete what is left; the Job controller and Kueue do the same at the same time."""
+            left = await made.pods()
+            for pod in left:
+                with contextlib.suppress(errors.ApiError):
+                    await api.delete(here.path("pods", pod["metadata"]["name"]), grace_s=0)
+            return not left
 
         await made.until(empty)
 
