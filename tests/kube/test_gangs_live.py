@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,7 +128,7 @@ async def space(controlled: clusters.Cluster) -> AsyncIterator[Space]:
         try:
             yield one
         finally:
-            await _kept(one)
+            await _gone(one)
 
 
 async def test_a_jobset_and_its_workload_are_one_gang(space: Space) -> None:
@@ -296,16 +293,8 @@ def _whole_or_new(found: workload.Workload, before: set[str]) -> bool:
     return uids == before or not uids & before
 
 
-async def _kept(space: Space) -> None:
-    """Write what there was for whoever wants to look at it, and take the nodes away."""
-    folder = os.environ.get("MUSTER_KEEP_OBJECTS")
-    if folder:
-        kept = {
-            plural: await space.list(version, plural)
-            for version, plural in (*PLACES.values(), ("v1", "pods"), (kueue.VERSION, "workloads"))
-        }
-        target = Path(folder) / f"{os.environ['PYTEST_CURRENT_TEST'].split('::')[1].split(' ')[0]}.json"
-        target.write_text(json.dumps(kept, indent=1))
+async def _gone(space: Space) -> None:
+    """Take the node of a test away."""
     try:
         await space.here.api.delete(f"{paths.of('v1', 'nodes')}/gangs-{space.here.namespace}")
     except errors.ApiError as error:
