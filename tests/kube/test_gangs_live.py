@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.apiserver import client, errors, paths
+from scheduler.apiserver import client, paths
 from scheduler.kube import pod as kube_pod
 from scheduler.kube import workload
 from scheduler.kube.gangs import identity, recognize
@@ -17,7 +17,7 @@ from scheduler.model import names, request
 from tests.testbed import cluster as clusters
 from tests.testbed import fixtures
 from tests.testbed.assumptions import world
-from tests.testbed.controllers import jobset, kueue, lws
+from tests.testbed.controllers import jobset, kueue, lws, manifests
 
 pytestmark = [pytest.mark.slow, pytest.mark.testbed, pytest.mark.timeout(1800), pytest.mark.xdist_group("kueue")]
 
@@ -253,6 +253,56 @@ async def test_a_plain_pod_group_and_its_workload_are_one_gang(space: Space) -> 
     assert [one.pod.name for one in found["kueue-podgroup-pair"].members] == ["p1", "p0"]
 
 
+async def test_the_domains_that_kueue_assigned_are_those_of_the_node_selectors_it_writes(
+    space: Space, controlled: clusters.Cluster
+) -> None:
+    """Kueue's own ungater shares pods out by rank; what we say of its assignment has to be the same, pod by pod."""
+    nodes = await _racks(space)
+    spec = _job(4, {"kueue.x-k8s.io/podset-required-topology": RACK})
+    await space.create("batch/v1", "Job", "ring", spec, labels={"kueue.x-k8s.io/queue-name": "topo"})
+    found = (await space.complete("job-ring"))["job-ring"]
+    assert found.gang and found.gang.roles[0].constraint.required == RACK
+    assert {one.level for one in found.within} == {"kubernetes.io/hostname"} and sum(
+        one.count for one in found.within
+    ) == 4
+    ours = [one.domain for one in found.within for _ in range(one.count)]
+
+    async def selected() -> list[str]:
+        pods = await space.list("v1", "pods")
+        pods.sort(key=lambda pod: int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]))
+        hosts = [pod["spec"].get("nodeSelector", {}).get("kubernetes.io/hostname", "") for pod in pods]
+        return hosts if all(hosts) else []
+
+    assert await space.until(selected) == ours
+    assert set(ours) <= set(nodes) and len(set(ours)) == 2
+
+
+async def _racks(space: Space) -> list[str]:
+    """Make two racks of two nodes with room for two pods each, and a queue that assigns by topology."""
+    own = space.here.namespace
+    called = [f"gangs-{own}-{number}" for number in (9, 10, 8, 11)]  # as strings, 10 and 11 come first
+    for number, name in enumerate(called):
+        labels = {RACK: f"r{number // 2}", "kubernetes.io/hostname": name, "fleet": own}
+        room = {"cpu": "2", "memory": "8Gi", "pods": "10"}
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+        await space.here.api.create(paths.of("v1", "nodes"), body)
+        ready = {"type": "Ready", "status": "True"}
+        status = {"status": {"allocatable": room, "capacity": room, "conditions": [ready]}}
+        await space.here.api.patch(f"{paths.of('v1', 'nodes')}/{name}/status", status)
+        await space.here.api.patch(f"{paths.of('v1', 'nodes')}/{name}", {"spec": {"taints": None}})
+    called_topo = f"topo-{own}"
+    topology = {"levels": [{"nodeLabel": RACK}, {"nodeLabel": "kubernetes.io/hostname"}]}
+    flavor = {"nodeLabels": {"fleet": own}, "topologyName": called_topo}
+    queue = kueue.cluster_queue_of(called_topo, {"cpu": 64, "memory": "64Gi"})
+    for kind, body in (
+        ("Topology", {"metadata": {"name": called_topo}, "spec": topology}),
+        ("ResourceFlavor", {"metadata": {"name": called_topo}, "spec": flavor}),
+    ):
+        await manifests.apply(space.here.api, [{"apiVersion": kueue.VERSION, "kind": kind, **body}])
+    await manifests.apply(space.here.api, [queue, kueue.local_queue(own, "topo", called_topo)])
+    return called
+
+
 def _request(pod: kube_pod.Pod) -> request.PodRequest:
     return request.PodRequest(pod.cpu_milli, pod.memory_mib, gpus=2)
 
@@ -294,9 +344,8 @@ def _whole_or_new(found: workload.Workload, before: set[str]) -> bool:
 
 
 async def _gone(space: Space) -> None:
-    """Take the node of a test away."""
-    try:
-        await space.here.api.delete(f"{paths.of('v1', 'nodes')}/gangs-{space.here.namespace}")
-    except errors.ApiError as error:
-        if not error.missing:
-            raise
+    """Take the nodes of a test away."""
+    for item in (await space.here.api.list(paths.of("v1", "nodes")))[0]:
+        name = item["metadata"]["name"]
+        if name.startswith(f"gangs-{space.here.namespace}"):
+            await space.here.api.delete(f"{paths.of('v1', 'nodes')}/{name}")
