@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import http
 import http.client
+from collections.abc import Collection
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 
@@ -39,15 +40,20 @@ class NoStages(Exception):
     """kwok's module does not hold the stages where they are expected; the message names the folder."""
 
 
-def start(cluster: Cluster) -> process.Process:
+def start(cluster: Cluster, without: Collection[str] = ()) -> process.Process:
     """Start kwok for a cluster and wait until it answers.
+
+    Parameters
+    ----------
+    without : collection of str
+        Names of stages that are left out: without ``pod-complete`` the pods of Jobs run until somebody ends them.
 
     Raises
     ------
     NoStages
     """
     config = cluster.folder / "kwok.yaml"
-    config.write_text(configuration(build.module_folder("kwok")), encoding="utf-8")
+    config.write_text(configuration(build.module_folder("kwok"), without), encoding="utf-8")
     address = f"127.0.0.1:{ports.one()}"
     argv = [build.binary("kwok"), *arguments(cluster.kubeconfig, config, address)]
     return cluster.parts.start("kwok", argv, ready=lambda: answers(address), deadline_s=READY_S)
@@ -65,14 +71,15 @@ def arguments(kubeconfig: Path, config: Path, address: str) -> list[str]:
     ]
 
 
-def configuration(module: Path) -> str:
-    """Return kwok's configuration: its options, and all stages of `STAGES` as they are in its module."""
+def configuration(module: Path, without: Collection[str] = ()) -> str:
+    """Return kwok's configuration: its options, and the stages of `STAGES` as they are in its module."""
     options = {"nodePlayStageParallelism": WORKERS, "podPlayStageParallelism": WORKERS, "nodeLeaseParallelism": WORKERS}
     first = {"apiVersion": "config.kwok.x-k8s.io/v1alpha1", "kind": "KwokConfiguration", "options": options}
-    return yaml.safe_dump_all([first, *(each for stage in STAGES for each in stages(module, stage))])
+    kept = [each for stage in STAGES for each in stages(module, stage) if each["metadata"]["name"] not in without]
+    return yaml.safe_dump_all([first, *kept])
 
 
-def stages(module: Path, stage: str) -> list[dict[str, object]]:
+def stages(module: Path, stage: str) -> list[dict[str, Any]]:
     """Read the stages that a kustomization of the module lists."""
     folder = module / "kustomize" / "stage" / stage
     try:
