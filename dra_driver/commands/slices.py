@@ -10,6 +10,7 @@ import click
 
 from dra_driver import mig
 from dra_driver.probe import interface, nvml, roots
+from dra_driver.publish import server
 from scheduler.model import claim, slices
 
 
@@ -30,7 +31,7 @@ def command(
     found = _discovered(root, library, node_name)
     for problem in found.problems:
         click.echo(problem, err=True)
-    form = slices.layout(minor, partitionable=True, consumable=True)
+    form = slices.layout(minor, partitionable=True, consumable=minor >= server.SHARES_FROM)
     items = slices.encode(found.topology, 1, form, driver)
     click.echo(json.dumps(items, indent=1) if as_json else "\n".join(lines(items)))
 

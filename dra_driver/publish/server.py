@@ -26,6 +26,10 @@ FIELDS = {
 """Fields that go with a gate that is off, and the feature of the layout that they belong to."""
 
 
+SHARES_FROM = 35
+"""Before it, kube-scheduler with the gate on stops at the first device of a slice that is used up (kubernetes#133705)."""
+
+
 class ServerError(RuntimeError):
     """The API server does not say what is needed."""
 
@@ -33,7 +37,7 @@ class ServerError(RuntimeError):
 async def ask(api: client.Client, driver: str, node_name: str) -> slices.Layout:
     """Return the layout that a server takes; nothing is stored."""
     minor = version_minor(await api.get("/version"))
-    form = slices.layout(minor, partitionable=True, consumable=True)
+    form = slices.layout(minor, partitionable=True, consumable=minor >= SHARES_FROM)
     lost: set[str] = set()
     for trial in _trials(driver, node_name, form):
         kept = await api.create(PATH, trial, dryRun="All")

@@ -104,6 +104,7 @@ async def test_64_nodes_of_16_cut_gpus(taken: Server) -> None:
         await asyncio.gather(*(created(api, number) for number in range(count)))
         form = (await publish(api, range(count))).form
         assert form is not None and (form.partitionable, form.taints) == (taken.gated, taken.gated)
+        assert form.consumable == (taken.minor >= 36), "1.34 goes wrong over shares, also with the gate on"
         for number in range(count):
             found = await stored(api, number)
             assert len(found) == found[0]["spec"]["pool"]["resourceSliceCount"]
