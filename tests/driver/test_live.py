@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dra_driver import faultpoint
 from scheduler.model import machines
 from tests.driver import live
 from tests.hardware import machine
@@ -228,3 +230,26 @@ def test_a_mig_device_is_made_on_demand_and_removed(mig: live.Driver, space: fix
     assert [one for one in seen["devices"] if one["path"].startswith("/dev/nvidia-caps/") and one["major"] == 238]
     live.delete(space, "slice")
     live.wait("removed", lambda: not live.instances(mig), 20)
+
+
+def test_killed_between_two_steps_the_kubelet_brings_it_to_its_end(
+    mig: live.Driver, space: fixtures.Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the points of `test_live_kill` under the real kubelet: an instance that no list of MIG devices shows yet."""
+    mig.stop()
+    monkeypatch.setenv(faultpoint.VARIABLE, "mig-gpu-instance-created")
+    mig.start()
+    cel = f"device.attributes['{live.DRIVER}'].type == 'mig' && device.attributes['{live.DRIVER}'].profile == '1g.10gb'"
+    pod = objects.pod("slice", ["run"], "real-1", claims=["slice"])
+    live.create(space, live.claim("slice", live.request(WHOLE, cel)), pod)
+    live.wait("it is dead", lambda: mig.running[""].poll() == -signal.SIGKILL, 20)
+    assert not live.instances(mig)
+    mig.running.clear()
+    monkeypatch.delenv(faultpoint.VARIABLE)
+    mig.start()
+    mig.node.restart_kubelet()  # it tries again at once then; else after a minute and a half
+    live.running(space, "slice")
+    (made,) = live.instances(mig)
+    assert live.report(mig.node, space, "slice")["env"]["MUSTER_DEVICES_GPU"] == made
+    live.delete(space, "slice")
+    live.wait("removed", lambda: not live.instances(mig) and not mig.prepared(), 20)
