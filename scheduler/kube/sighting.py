@@ -8,7 +8,7 @@ from typing import Any
 from scheduler.kube import claim as claims
 from scheduler.kube import classes, fleet, followed, occupants, ownership, plan, requests, rows, workload, world
 from scheduler.kube import pod as pods
-from scheduler.kube.gangs import marks, recognize
+from scheduler.kube.gangs import marks, outline, recognize
 from scheduler.model import gang as gangs
 from scheduler.model import names, request
 from scheduler.placement import placement
@@ -40,7 +40,7 @@ class Sight:
         members = self.known.gangs.members(identity.key)
         if not any((pod.claims and not ownership.foreign(pod, self.known)) or pod.extended for pod in members):
             return
-        for found in recognize.recognize(identity, members, self._object, lambda pod: self.wanted(pod, compiled)):
+        for found in recognize.recognize(identity, members, self._object, lambda pod: self._asked(pod, compiled)):
             if found.gang is None or any(map(_devices, found.gang.roles)):
                 yield replace(found, gang=found.gang and spelled(found.gang, compiled.spellings))
 
@@ -54,14 +54,25 @@ class Sight:
 
         Raises
         ------
-        NotYet
-            A claim of it is not made yet.
         ValueError
             It can't be planned; the message says why.
         """
         mirror = self.known.store
         specs = requests.asked(pod, mirror["claims"], mirror["templates"])
         return requests.of(pod, specs, self._classes(), self.known.live)
+
+    def _asked(self, pod: pods.Pod, compiled: fleet.Compiled) -> request.PodRequest:
+        """Return what a pod asks for, once there are claims to write it into.
+
+        Raises
+        ------
+        NotYet
+            A claim of it is not made yet, or not seen.
+        """
+        if not pod.node and any(self.known.claim(pod.namespace, ref.claim) is None for ref in pod.claims):
+            self.wanted(pod, compiled)  # a claim that can't be planned is told of before it is waited for
+            raise outline.NotYet(f"claims of pod {pod.key}")
+        return self.wanted(pod, compiled)
 
     def grants(self, found: workload.Workload, compiled: fleet.Compiled) -> tuple[state.Grant, ...] | None:
         """Return what the gang's pods hold, by rank; None unless every one of them has all its claims allocated."""
