@@ -119,6 +119,7 @@ class Site:
                 lws.start(self.home)
             case "kueue":
                 kueue.start(self.home, frameworks=FRAMEWORKS)
+                asyncio.run(self._apply(list(yaml.safe_load_all((DEPLOY / "kueue.yaml").read_text()))))
 
     async def _furnish(self) -> None:
         async with await client.Client.connect(self.home.kubeconfig) as api:
@@ -132,8 +133,11 @@ class Site:
     async def _register(self) -> None:
         """Register the webhook of deploy/, with a URL in place of the service."""
         [registration] = yaml.safe_load_all((DEPLOY / "webhook.yaml").read_text())
+        await self._apply(webhooks.by_url([registration], self.port, self.home.authority.ca.read_bytes()))
+
+    async def _apply(self, items: list[manifests.Object]) -> None:
         async with await client.Client.connect(self.home.kubeconfig) as api:
-            await manifests.apply(api, webhooks.by_url([registration], self.port, self.home.authority.ca.read_bytes()))
+            await manifests.apply(api, items)
 
 
 def taint_rule() -> dict[str, Any]:

@@ -35,10 +35,10 @@ class Team:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, site: sites.Site, api: client.Client) -> AsyncIterator[Self]:
-        """Make a managed namespace with templates of claims; at the end take it away and wait until it is gone."""
+    async def open(cls, site: sites.Site, api: client.Client, managed: bool = True) -> AsyncIterator[Self]:
+        """Make a namespace with templates of claims, whose pods are gated if it is managed; take it away at the end."""
         made = cls(site, api, f"team-{uuid.uuid4().hex[:6]}")
-        labels = {names.MANAGED: "true"}
+        labels = {names.MANAGED: "true"} if managed else {}
         space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": made.name, "labels": labels}}
         await api.create(paths.of("v1", "namespaces"), space)
         await made.until(lambda: made.get("v1", "serviceaccounts", "default"))
@@ -46,24 +46,17 @@ class Team:
             await made.apply(live.template(name, count))
         probe = work.pod("probe")
         probe["metadata"]["namespace"] = made.name
-        await webhooks.answer(api, probe, ("spec", "schedulingGates"))
+        if managed:
+            await webhooks.answer(api, probe, ("spec", "schedulingGates"))
         try:
             yield made
         finally:
             await made.close()
 
     async def close(self) -> None:
-        """Delete the namespace and wait until nothing of it is left."""
+        """Delete everything, and the namespace, whose own end takes some seconds that nobody has to wait for."""
+        await self.empty()
         await self.api.delete(paths.of("v1", "namespaces", "", self.name))
-
-        async def gone() -> bool:
-            try:
-                await self.api.get(paths.of("v1", "namespaces", "", self.name))
-            except errors.ApiError as error:
-                return error.missing
-            return False
-
-        await self.until(gone, 60)
 
     # What users do.
 
@@ -86,10 +79,12 @@ class Team:
                 await self.api.delete(self.path(api_version, plural), **RESOURCE_POLICY)
         await self.api.delete(self.path("v1", "pods"), grace_s=0)
 
-        async def nothing() -> bool:
-            return not await self.pods() and not await self.list(paths.RESOURCE, "resourceclaims")
+        await self.until(self.nothing)
 
-        await self.until(nothing)
+    async def nothing(self) -> bool:
+        """Tell whether no pod, no claim and no gang is left."""
+        kinds = (("v1", "pods"), (paths.RESOURCE, "resourceclaims"), (names.API_VERSION, names.PLURAL))
+        return not any([await self.list(*kind) for kind in kinds])
 
     def kubectl(self, *args: str) -> str:
         return self.site.home.kubectl("-n", self.name, *args)
@@ -135,6 +130,29 @@ class Team:
 
         return {one["metadata"]["name"]: one for one in await self.until(ask, within_s)}
 
+    async def bound_of(self, *gangs: str, within_s: float = WAIT_S) -> str:
+        """Wait until all pods of one of some gangs of plain pods are bound, and return its name."""
+
+        async def ask() -> str:
+            found = await self.pods()
+            for gang in gangs:
+                mine = [one for one in found if one["metadata"]["annotations"].get(names.GANG_NAME) == gang]
+                if mine and all(one["spec"].get("nodeName") for one in mine):
+                    return gang
+            return ""
+
+        return str(await self.until(ask, within_s))
+
+    async def claims_of(self, pod: str) -> list[Obj]:
+        """Wait until the claims of a pod exist, and return them."""
+
+        async def ask() -> list[Obj]:
+            found = await self.list(paths.RESOURCE, "resourceclaims")
+            return [one for one in found if one["metadata"]["ownerReferences"][0]["name"] == pod]
+
+        claims: list[Obj] = await self.until(ask)
+        return claims
+
     async def devices(self) -> dict[str, list[str]]:
         """Return ``pool/device`` of every allocated claim by the pod that owns it."""
         given = {}
@@ -145,8 +163,11 @@ class Team:
 
     async def racks(self, pods: Iterable[Obj]) -> set[str]:
         """Return the racks on whose machines pods run."""
-        found = {one["metadata"]["name"]: one for one in (await self.api.list("/api/v1/nodes"))[0]}
+        found = {one["metadata"]["name"]: one for one in await self.nodes()}
         return {found[one["spec"]["nodeName"]]["metadata"]["labels"][work.RACK] for one in pods}
+
+    async def nodes(self) -> list[Obj]:
+        return (await self.api.list("/api/v1/nodes"))[0]
 
     def events(self) -> list[tuple[str, str, str]]:
         """Return object, reason and message of each Event, as ``kubectl events`` shows them."""
