@@ -10,6 +10,9 @@ from scheduler.model import claim as rows
 
 Item = dict[str, Any]
 
+MESSAGE = 1024
+"""Characters of a message that are kept."""
+
 
 class Phase(Enum):
     """How far a gang is, for people."""
@@ -39,18 +42,35 @@ def body(gang: workload.Workload, planned: plan.Plan | None, epoch: int) -> Item
 
 
 def status(item: Mapping[str, Any], phase: Phase, reason: str, text: str) -> Item:
-    """Return the status that says how far a gang is."""
+    """Return the status that says how far a gang is; conditions keep their times until they change."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     told = item["spec"].get("plan") or {}
     planned, mb_s = told.get("pods") or (), told.get("bandwidthMBs", 0)
+    before = {one["type"]: one for one in (item.get("status") or {}).get("conditions") or ()}
+    runs = phase is Phase.RUNNING
+    holds = {"Planned": bool(planned), "Allocated": runs, "Released": runs}
+    why = reason or phase.value
     return {
         "phase": phase.value,
-        "reason": reason or phase.value,
-        "message": text[:1024],
+        "reason": why,
+        "message": text[:MESSAGE],
+        "observedDecision": told.get("decision", 0),
         "pods": len(planned),
         "bandwidth": f"{mb_s / 1000:.0f}" if mb_s else "",
         "changedAt": now,
+        "conditions": [_condition(before.get(name), name, true, why, text, now) for name, true in holds.items()],
     }
+
+
+def _condition(before: Mapping[str, Any] | None, name: str, true: bool, reason: str, text: str, now: str) -> Item:
+    status = "True" if true else "False"
+    since = before["lastTransitionTime"] if before and before["status"] == status else now
+    return {"type": name, "status": status, "reason": reason, "message": text[:MESSAGE], "lastTransitionTime": since}
+
+
+def epoch(item: Mapping[str, Any]) -> int:
+    """Return the term of the leader whose plan is on a record, 0 without a plan."""
+    return int((item["spec"].get("plan") or {}).get("epoch") or 0)
 
 
 def read_plan(item: Mapping[str, Any]) -> plan.Plan | None:

@@ -1,10 +1,11 @@
 """What a new leader does first: plans that its predecessor left half written are finished, or undone.
 
-Before anything is decided about a plan, every claim of it that is not allocated is touched. A predecessor that was only
-paused read those claims before; its late writes carry their old versions and are refused. So a plan has one writer.
+Before anything is decided about a plan, every claim of it that is not allocated and every pod that is gated is stamped
+with the new leader's term. What a predecessor that was only paused still sends carries the versions from before and is
+refused; what it reads afterwards bears the stamp and stops it. So a plan has one writer; see `scheduler.kube.pens`.
 """
 
-from collections.abc import Iterable
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,18 @@ import structlog
 
 from scheduler.apiserver import client, errors, paths
 from scheduler.kube import claim as claims
-from scheduler.kube import gang_record, names, scribe
+from scheduler.kube import gang_record, names, pens, scribe
 from scheduler.kube import plan as plans
 from scheduler.kube import pod as pods
+from scheduler.model import claim as rows
 
-TERM = "muster.dev/term"
-"""Annotation of claims: the leader that looked at an unfinished plan."""
+LISTS = (
+    paths.of("v1", "pods"),
+    paths.of(paths.RESOURCE, "resourceclaims"),
+    paths.of(paths.RESOURCE, "deviceclasses"),
+)
+
+Item = dict[str, Any]
 
 log = structlog.get_logger()
 
@@ -39,10 +46,35 @@ class Found:
 
     @property
     def finished(self) -> bool:
-        """Return whether every claim is allocated as planned and every pod let go, or nothing of it is left."""
-        if not self.pods and not any(one.rows for one in self.claims.values()):
-            return True
-        return not self.unallocated and not any(names.GATE in pod.gates for pod in self.pods.values())
+        """Return whether there is nothing to write, and nothing to take back."""
+        return not self.pending and not self.left
+
+    @property
+    def pending(self) -> list[plans.PlannedPod]:
+        """Return the pods that are there and not bound, and have the gate yet or not all their devices."""
+        lacking = {claim.uid for claim in self.unallocated}
+        there = [(planned, self.pods[planned.uid]) for planned in self.plan.pods if planned.uid in self.pods]
+        return [
+            planned
+            for planned, pod in there
+            if not pod.node and (names.GATE in pod.gates or any(one.uid in lacking for one in planned.claims))
+        ]
+
+    @property
+    def left(self) -> list[plans.PlannedPod]:
+        """Return the pods that are gone, with their claims that have the planned devices and no user."""
+        used = {claim.uid for pod in self.plan.pods if pod.uid in self.pods for claim in pod.claims}
+        gone = (pod for pod in self.plan.pods if pod.uid not in self.pods)
+        found = ((pod, tuple(one for one in pod.claims if one.uid not in used and self._idle(one))) for pod in gone)
+        return [dataclasses.replace(pod, claims=idle) for pod, idle in found if idle]
+
+    def _idle(self, one: plans.PlannedClaim) -> bool:
+        claim = self.claims.get(one.uid)
+        return claim is not None and claim.rows == one.rows and not claim.reserved
+
+    def bound(self, planned: plans.PlannedPod) -> bool:
+        """Return whether a pod is on a node."""
+        return planned.uid in self.pods and bool(self.pods[planned.uid].node)
 
     @property
     def whole(self) -> bool:
@@ -51,10 +83,47 @@ class Found:
         return all(pod.uid in self.pods for pod in self.plan.pods) and all(one.uid in self.claims for one in claimed)
 
     @property
+    def let_go(self) -> bool:
+        """Return whether a pod of it is without our gate already."""
+        return any(names.GATE not in pod.gates for pod in self.pods.values())
+
+    @property
     def unallocated(self) -> list[plans.PlannedClaim]:
         """Return the claims that have not the planned devices."""
         claimed = [claim for pod in self.plan.pods for claim in pod.claims]
         return [one for one in claimed if one.uid not in self.claims or self.claims[one.uid].rows != one.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Pods, claims and classes as the API has them."""
+
+    pods: list[Item]
+    claims: list[Item]
+    classes: list[Item]
+
+    def found(self, one: plans.Plan) -> Found:
+        """Return a plan beside what there is of it."""
+        uids = {pod.uid for pod in one.pods}
+        own = {claim.uid for pod in one.pods for claim in pod.claims}
+        read = (pods.read(item) for item in self.pods if item["metadata"]["uid"] in uids)
+        have = (claims.read(item) for item in self.claims if item["metadata"]["uid"] in own)
+        return Found(
+            one,
+            {pod.uid: pod for pod in read if not pod.deleting and not pod.finished},
+            {claim.uid: claim for claim in have},
+        )
+
+    def taken(self, one: plans.Plan) -> list[str]:
+        """Return the claims outside a plan that have devices of it, by namespace and name; shares don't count."""
+        own = {claim.uid for pod in one.pods for claim in pod.claims}
+        wanted = {_device(row) for pod in one.pods for claim in pod.claims for row in claim.rows if not row.share_id}
+        others = (claims.read(item) for item in self.claims if item["metadata"]["uid"] not in own)
+        return sorted(two.key for two in others if any(_device(row) in wanted for row in two.rows or ()))
+
+    def device_class(self, name: str) -> Item | None:
+        """Return a DeviceClass."""
+        return next((one for one in self.classes if one["metadata"]["name"] == name), None)
 
 
 async def recover(api: client.Client, writer: scribe.Scribe) -> int:
@@ -66,56 +135,53 @@ async def recover(api: client.Client, writer: scribe.Scribe) -> int:
             return 0
         raise
     planned = [found for item in records if (found := gang_record.read_plan(item)) is not None]
-    spaces = {one.identity.namespace for one in planned}
-    there = {space: await _read(api, space) for space in sorted(spaces)}
-    unfinished = [one for one in (_found(one, *there[one.identity.namespace]) for one in planned) if not one.finished]
+    there = Cluster(*[(await api.list(path))[0] for path in LISTS]) if planned else Cluster([], [], [])
+    unfinished = [one for one in (there.found(plan) for plan in planned) if not one.finished]
+    writer = dataclasses.replace(writer, device_class=there.device_class)
     for one in unfinished:
-        await _resolve(api, writer, one)
+        await _touch(writer.pen, one)
+    for one in unfinished:
+        await _resolve(writer, one, there)
     return len(unfinished)
 
 
-async def _resolve(api: client.Client, writer: scribe.Scribe, one: Found) -> None:
+async def _resolve(writer: scribe.Scribe, one: Found, there: Cluster) -> None:
+    """Go on with a plan that is whole, or of which a pod was let go; undo any other.
+
+    A plan that can be neither finished nor undone stays on record. Its allocated claims keep their devices; those of
+    the others may be given away, which the next leader sees (`Cluster.taken`).
+    """
     key = one.plan.identity.key
-    await _touch(api, one, writer.epoch)
-    if one.whole:
-        try:
-            await writer.resume(one.plan)
+    taken = there.taken(one.plan)
+    try:
+        if (one.whole or one.let_go) and not taken:
+            await writer.resume(one.plan, one.pending)
+            await writer.take_back(one.plan, one.left)
             log.info("plan of the leader before finished", gang=key)
             return
-        except scribe.StartFailed as error:
-            log.warning("plan of the leader before not finished", gang=key, problem=str(error))
-            return
-    bound = {uid for uid, pod in one.pods.items() if pod.node}
-    await writer.take_back(one.plan, [pod for pod in one.plan.pods if pod.uid not in bound])
-    log.info("plan of the leader before undone", gang=key)
+        why = f"its devices are of claim {taken[0]} by now" if taken else "a pod of it went away before any was let go"
+        await writer.undo(one.plan, [pod for pod in one.plan.pods if not one.bound(pod)], why)
+        log.info("plan of the leader before undone", gang=key, because=why)
+    except scribe.FAILED as error:
+        log.error("plan of the leader before not resolved", gang=key, problem=str(error))
 
 
-async def _touch(api: client.Client, one: Found, epoch: int) -> None:
-    """Change every claim that is not allocated, so that writes by who read it before are refused."""
-    for planned in one.unallocated:
-        if planned.uid in one.claims:
-            change = {"metadata": {"uid": planned.uid, "annotations": {TERM: str(epoch)}}}
-            path = paths.of(paths.RESOURCE, "resourceclaims", one.plan.identity.namespace, planned.name)
-            try:
-                await api.patch(path, change)
-            except errors.ApiError as error:
-                if not (error.missing or error.conflict):
-                    raise
+async def _touch(pen: pens.Pen, one: Found) -> None:
+    """Change every claim without its devices and every gated pod, so that writes by who read it before are refused."""
+    space = one.plan.identity.namespace
+    planned = [claim for claim in one.unallocated if claim.uid in one.claims]
+    gated = [pod for pod in one.pods.values() if names.GATE in pod.gates]
+    claimed = [_stamp(pen, paths.of(paths.RESOURCE, "resourceclaims", space, two.name), two.uid) for two in planned]
+    await pen.all([*claimed, *(_stamp(pen, paths.of("v1", "pods", space, pod.name), pod.uid) for pod in gated)])
 
 
-async def _read(api: client.Client, space: str) -> tuple[list[Any], list[Any]]:
-    found, _ = await api.list(paths.of("v1", "pods", space))
-    claimed, _ = await api.list(paths.of(paths.RESOURCE, "resourceclaims", space))
-    return found, claimed
+async def _stamp(pen: pens.Pen, path: str, uid: str) -> None:
+    try:
+        await pen.patch(path, {"metadata": {"uid": uid, "annotations": {pens.TERM: str(pen.epoch)}}})
+    except errors.ApiError as error:
+        if not (error.missing or error.conflict):
+            raise
 
 
-def _found(one: plans.Plan, items: Iterable[Any], claimed: Iterable[Any]) -> Found:
-    uids = {pod.uid for pod in one.pods}
-    own = {claim.uid for pod in one.pods for claim in pod.claims}
-    read = (pods.read(item) for item in items if item["metadata"]["uid"] in uids)
-    have = (claims.read(item) for item in claimed if item["metadata"]["uid"] in own)
-    return Found(
-        one,
-        {pod.uid: pod for pod in read if not pod.deleting and not pod.finished},
-        {claim.uid: claim for claim in have},
-    )
+def _device(row: rows.Allocation) -> tuple[str, str, str]:
+    return row.driver, row.pool, row.device

@@ -14,7 +14,7 @@ from scheduler.kube import scribe
 from tests.kube import live
 
 MEMBERS = ("w-0", "w-1", "w-2")
-STARTS = [point for point in scribe.POINTS if point != "claim-taken-back"]
+STARTS = [point for point in scribe.POINTS if point not in ("claim-taken-back", "record-cleared")]
 EVERY = [
     *STARTS,
     "claim-protected:3",
