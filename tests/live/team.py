@@ -38,20 +38,24 @@ class Team:
     async def open(cls, site: sites.Site, api: client.Client, managed: bool = True) -> AsyncIterator[Self]:
         """Make a namespace with templates of claims, whose pods are gated if it is managed; take it away at the end."""
         made = cls(site, api, f"team-{uuid.uuid4().hex[:6]}")
-        labels = {names.MANAGED: "true"} if managed else {}
-        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": made.name, "labels": labels}}
-        await api.create(paths.of("v1", "namespaces"), space)
-        await made.until(lambda: made.get("v1", "serviceaccounts", "default"))
-        for count, name in COUNTS.items():
-            await made.apply(live.template(name, count))
-        probe = work.pod("probe")
-        probe["metadata"]["namespace"] = made.name
-        if managed:
-            await webhooks.answer(api, probe, ("spec", "schedulingGates"))
+        await made.found(managed)
         try:
             yield made
         finally:
             await made.close()
+
+    async def found(self, managed: bool = True) -> None:
+        """Make the namespace, and wait until pods in it can be made and are gated."""
+        labels = {names.MANAGED: "true"} if managed else {}
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name, "labels": labels}}
+        await self.api.create(paths.of("v1", "namespaces"), space)
+        await self.until(lambda: self.get("v1", "serviceaccounts", "default"))
+        for count, name in COUNTS.items():
+            await self.apply(live.template(name, count))
+        if managed:
+            probe = work.pod("probe")
+            probe["metadata"]["namespace"] = self.name
+            await webhooks.answer(self.api, probe, ("spec", "schedulingGates"))
 
     async def close(self) -> None:
         """Delete everything, and the namespace, whose own end takes some seconds that nobody has to wait for."""

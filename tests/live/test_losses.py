@@ -1,0 +1,188 @@
+"""What users, drivers and machines do to gangs that run; afterwards nothing is held by nobody.
+
+Each test ends with one gang that needs every device of the fleet: whatever leaked, in the API or in Muster's memory,
+would keep it waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from scheduler.apiserver import errors, paths
+from tests.live import site as sites
+from tests.live import team as teams
+from tests.live import work
+from tests.testbed.fleet import create
+
+WHOLE = {"machines": work.job_spec(8), "trays": work.job_spec(4, "four")}
+ATTEMPT = "jobset.sigs.k8s.io/restart-attempt"
+
+
+@pytest.fixture
+async def after(team: teams.Team) -> AsyncIterator[teams.Team]:
+    """A team after whose test all devices of the fleet can be given away at once."""
+    yield team
+    await team.empty()
+    await team.apply(work.jobset("whole", WHOLE))
+    await team.bound(12)
+    given = [row for rows in (await team.devices()).values() for row in rows]
+    assert len(given) == len(set(given)) == 80
+
+
+async def running(team: teams.Team, name: str = "train", pods: int = 3, **more: object) -> dict[str, teams.Obj]:
+    """Have a Job run in one rack."""
+    await team.apply(work.job(name, pods, notes=work.IN_ONE_RACK))
+    return await team.bound(pods)
+
+
+async def whole(team: teams.Team, count: int, other_than: str = "") -> dict[str, teams.Obj]:
+    """Wait until a gang runs whole in one rack, without a pod that it had."""
+
+    async def ask() -> bool:
+        found = [one for one in await team.pods() if teams.alive(one)]
+        uids = {one["metadata"]["uid"] for one in found}
+        return len(found) == count and other_than not in uids and all(one["spec"].get("nodeName") for one in found)
+
+    await team.until(ask)
+    pods = await team.bound(count)
+    assert len(await team.racks(pods.values())) == 1
+    assert len({one["spec"]["nodeName"] for one in pods.values()}) == count
+    return pods
+
+
+async def test_a_pod_that_is_deleted_by_force_is_replaced(after: teams.Team) -> None:
+    pods = await running(after)
+    lost = next(iter(pods.values()))
+    await after.api.delete(after.path("v1", "pods", lost["metadata"]["name"]), grace_s=0)
+    await whole(after, 3, lost["metadata"]["uid"])
+    await after.phase("job-train", "Running")
+
+
+async def test_a_claim_that_is_deleted_under_a_running_pod_stays_until_the_pod_ends(after: teams.Team) -> None:
+    pods = await running(after)
+    [claim] = await after.claims_of(next(iter(pods)))
+    await after.api.delete(after.path(paths.RESOURCE, "resourceclaims", claim["metadata"]["name"]))
+    assert len(await after.devices()) == 3
+    await after.phase("job-train", "Running")
+
+
+async def test_a_claim_that_is_deleted_while_its_gang_waits_is_made_again(after: teams.Team) -> None:
+    await after.create([*work.gang("first", 8), *work.gang("second", 2)])
+    first = await after.bound_of("first", "second")
+    if first == "second":
+        pytest.skip("the small gang came first")
+    await after.phase("gang-second", "Waiting")
+    [claim] = await after.claims_of("second-0")
+    await after.api.delete(after.path(paths.RESOURCE, "resourceclaims", claim["metadata"]["name"]))
+    for i in range(8):
+        await after.api.delete(after.path("v1", "pods", f"first-{i}"), grace_s=0)
+    await after.bound(2)
+
+
+async def test_a_namespace_that_is_deleted_gives_everything_back(after: teams.Team) -> None:
+    other = teams.Team(after.site, after.api, f"{after.name}-gone")
+    await other.found()
+    await other.apply(work.jobset("train", {"workers": work.job_spec(4)}))
+    await other.create(work.gang("huge", 8))
+    await other.phase("jobset-train", "Running")
+    await other.phase("gang-huge", "Waiting")
+    path = paths.of("v1", "namespaces", "", other.name)
+    await after.api.delete(path)
+
+    async def gone() -> bool:
+        try:
+            await after.api.get(path)
+        except errors.ApiError as error:
+            return error.missing
+        return False
+
+    await after.until(gone, 60)
+
+
+async def test_a_jobset_that_restarts_runs_whole_again(after: teams.Team) -> None:
+    workers = work.job_spec(4, notes=work.IN_ONE_RACK) | {"backoffLimit": 0}
+    await after.apply(work.jobset("train", {"workers": workers}, failurePolicy={"maxRestarts": 1}))
+    pods = await after.bound(4)
+    name = next(iter(pods))
+    await after.api.patch(after.path("v1", "pods", name, "status"), {"status": {"phase": "Failed"}})
+
+    async def restarted() -> bool:
+        found = [one for one in await after.pods() if teams.alive(one)]
+        attempts = {one["metadata"]["labels"][ATTEMPT] for one in found}
+        return len(found) == 4 and attempts == {"1"} and all(one["spec"].get("nodeName") for one in found)
+
+    await after.until(restarted)
+    await after.phase("jobset-train", "Running")
+
+
+async def test_a_jobset_that_is_suspended_gives_its_devices_back_and_takes_others_later(after: teams.Team) -> None:
+    path = after.path(work.JOBSET, "jobsets", "train")
+    await after.apply(work.jobset("train", {"workers": work.job_spec(4, notes=work.IN_ONE_RACK)}))
+    await after.bound(4)
+    await after.api.patch(path, {"spec": {"suspend": True}})
+    await after.until(after.nothing)
+    await after.create(work.gang("other", 6))
+    await after.bound(6)
+    await after.api.patch(path, {"spec": {"suspend": False}})
+    await after.phase("jobset-train", "Waiting")
+    for i in range(6):
+        await after.api.delete(after.path("v1", "pods", f"other-{i}"), grace_s=0)
+    await whole(after, 4)
+
+
+async def test_a_job_grows_and_shrinks(after: teams.Team) -> None:
+    path = after.path(work.BATCH, "jobs", "train")
+    before = await running(after, pods=2)
+    await after.api.patch(path, {"spec": {"parallelism": 4, "completions": 4}})
+    pods = await whole(after, 4)
+    for name, one in before.items():
+        assert pods[name]["spec"]["nodeName"] == one["spec"]["nodeName"], "a pod that ran was moved"
+    await after.api.patch(path, {"spec": {"parallelism": 1, "completions": 1}})
+    await after.bound(1)
+
+    async def small() -> bool:
+        found = await after.placement("job-train")
+        return len(found["spec"]["plan"]["pods"]) == 1
+
+    await after.until(small)
+
+
+async def test_a_device_that_its_driver_taints_is_left_and_the_gang_goes_on(after: teams.Team) -> None:
+    if after.site.home.kubernetes.minor < 36:
+        pytest.skip("device taints are off before 1.36")
+    pods = await running(after)
+    lost = next(iter(pods.values()))
+    taint = {"key": "gpu.muster.dev/unhealthy", "effect": "NoExecute"}
+    slices = paths.of(paths.RESOURCE, "resourceslices")
+    found = [
+        one for one in (await after.api.list(slices))[0] if one["spec"].get("nodeName") == lost["spec"]["nodeName"]
+    ]
+    one = next(each for each in found if any(device["name"] == "gpu-3" for device in each["spec"]["devices"]))
+    path = f"{slices}/{one['metadata']['name']}"
+    devices = one["spec"]["devices"]
+    try:
+        for device in devices:
+            if device["name"] == "gpu-3":
+                device["taints"] = [taint]
+        await after.api.patch(path, {"spec": {"devices": devices}})
+        now = await whole(after, 3, lost["metadata"]["uid"])
+        assert lost["spec"]["nodeName"] not in {one["spec"]["nodeName"] for one in now.values()}
+    finally:
+        for device in devices:
+            device.pop("taints", None)
+        await after.api.patch(path, {"spec": {"devices": devices}})
+
+
+async def test_a_node_that_is_deleted_under_a_gang_is_replaced(after: teams.Team) -> None:
+    pods = await running(after)
+    lost = next(iter(pods.values()))
+    name = lost["spec"]["nodeName"]
+    await after.api.delete(paths.of("v1", "nodes", "", name))
+    try:
+        await after.api.delete(after.path("v1", "pods", lost["metadata"]["name"]), grace_s=0)  # the garbage collector
+        now = await whole(after, 3, lost["metadata"]["uid"])
+        assert name not in {one["spec"]["nodeName"] for one in now.values()}
+    finally:
+        await create.create(after.api, sites.FLEET, after.site.home.kubernetes.minor)
