@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from scheduler.kube import (
     knowledge,
     kueue_controller,
     lease,
+    pens,
     places,
     recorder,
     recover,
@@ -147,7 +148,7 @@ class Scheduler:
                 epoch = await own.acquire()
             finally:
                 await _stop(standing)
-            leading = asyncio.create_task(self._term(epoch), name="leader")
+            leading = asyncio.create_task(self._term(epoch, own.held), name="leader")
             keeping = asyncio.create_task(own.keep(), name="lease")
             try:
                 done, _ = await asyncio.wait((leading, keeping), return_when=asyncio.FIRST_COMPLETED)
@@ -161,9 +162,9 @@ class Scheduler:
                 with contextlib.suppress(Exception):
                     await own.release()
 
-    async def _term(self, epoch: int) -> None:
+    async def _term(self, epoch: int, leads: Callable[[], bool] = pens.always) -> None:
         """Follow the cluster from a fresh read until cancelled; plan and write in an epoch above 0."""
-        writer = scribe.Scribe(self.api, epoch, self._device_class)
+        writer = scribe.Scribe(self.api, epoch, self._device_class, leads)
         if epoch:
             unfinished = await recover.recover(self.api, writer)
             log.info("recovered", plans=unfinished)

@@ -116,6 +116,13 @@ class Carrier:
         gang.task = task
         self._keep(task)
 
+    def go_on(self, gang: followed.Followed, stands: plan.Plan) -> None:
+        """Have the rest of a plan written, for the pods of it that still are there."""
+        alive = {member.pod.uid for member in gang.workload.members if not member.pod.gone}
+        pending = [pod for pod in stands.pods if pod.uid in alive]
+        gang.task = asyncio.create_task(self._go_on(gang.key, stands, pending), name=f"go on with {gang.key}")
+        self._keep(gang.task)
+
     def take_done(self) -> list[Done]:
         """Return what became of writes since the last call."""
         done, self._done = self._done, []
@@ -147,6 +154,18 @@ class Carrier:
         except (TimeoutError, OSError, aiohttp.ClientError, errors.ApiError) as error:
             problem, stands = f"{type(error).__name__}: {error}", before
         self._done.append(Done(gang.key, new, problem, stands))
+        self.known.wake.set()
+
+    async def _go_on(self, key: str, stands: plan.Plan, pending: list[PlannedPod]) -> None:
+        problem: str = ""
+        rest: plan.Plan | None = stands
+        try:
+            await self.scribe.resume(stands, pending)
+        except scribes.StartFailed as error:
+            problem, rest = str(error), error.stands
+        except scribes.FAILED as error:
+            problem = f"{type(error).__name__}: {error}"
+        self._done.append(Done(key, stands, problem, rest))
         self.known.wake.set()
 
     def _keep(self, task: asyncio.Task[None]) -> None:

@@ -43,6 +43,8 @@ class Lease:
     ----------
     epoch : int
         Transitions of the Lease when this process began to lead: greater than that of every leader before.
+    until : float
+        Nothing may be written after this time of `clock`, unless the Lease is renewed before.
     """
 
     api: client.Client
@@ -54,6 +56,7 @@ class Lease:
     retry_s: float = RETRY_S
     clock: Callable[[], float] = time.monotonic
     epoch: int = 0
+    until: float = 0.0
     holder: str = ""
     _record: tuple[Any, ...] = ()
     _seen: float = field(default=0.0)
@@ -63,12 +66,18 @@ class Lease:
         """Wait until this process leads, and return its epoch."""
         while True:
             try:
+                before = self.clock()
                 if await self._try():
+                    self.until = before + self.renew_s
                     log.info("leading", lease=f"{self.namespace}/{self.name}", epoch=self.epoch)
                     return self.epoch
             except (errors.ApiError, TimeoutError, OSError, aiohttp.ClientError) as error:
                 log.warning("lease not read", lease=f"{self.namespace}/{self.name}", problem=str(error))
             await asyncio.sleep(self.retry_s)
+
+    def held(self) -> bool:
+        """Return whether this process may write: by its own clock, which goes on while it is stopped."""
+        return self.clock() < self.until
 
     async def keep(self) -> None:
         """Renew for ever.
@@ -88,12 +97,13 @@ class Lease:
                     before = self.clock()
                     if not await self._try():
                         raise Lost(f"{self.holder} holds the lease")
-                    renewed = before
+                    renewed, self.until = before, before + self.renew_s
             except (errors.ApiError, TimeoutError, OSError, aiohttp.ClientError) as error:
                 log.warning("lease not renewed", problem=f"{type(error).__name__}: {error}")
 
     async def release(self) -> None:
         """Let the next one lead at once."""
+        self.until = 0.0
         if self.holder == self.identity:
             body = self._body(self.epoch, held=False)
             await self.api.replace(self._path(), body)

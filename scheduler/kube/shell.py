@@ -175,6 +175,7 @@ class Shell:
             gang.state, gang.placement = following.State.WAITING, None
             self._tell(events.BindFailed(gang.key, one.problem), now)
         else:
+            gang.state = following.State.WRITING if one.stands is one.written else following.State.RUNNING
             self._later[gang.key] = now + min(64.0, RETRY_S * 2**gang.failures)
         self.carrier.say_failed(gang, one.problem)
 
@@ -289,12 +290,23 @@ class Shell:
         if gang.plan is None:
             if held.gang != now_is:
                 self._tell(events.GangChanged(now_is), now)
-            elif gang.placement is not None:
+            elif gang.placement is not None and self.sight.writable(gang):
                 self._write(gang, gang.placement, now)
             return
         ranks = {pod.uid: pod.rank for pod in gang.plan.pods}
         stays = tuple(ranks.get(member.pod.uid, -1) for member in gang.workload.members)
         self._tell(events.GangChanged(now_is, stays), now)
+        if (
+            gang.state is following.State.WRITING
+            and gang.settled
+            and gang.plan is not None
+            and not self._due(gang, now)
+        ):
+            self.carrier.go_on(gang, gang.plan)
+
+    def _due(self, gang: following.Followed, now: float) -> bool:
+        """Return whether a gang is to be looked at later."""
+        return self._later.get(gang.key, now) > now
 
     def _vanished(self, gang: following.Followed, now: float) -> None:
         """All pods of a gang are gone: it ends, unless they are about to come (again)."""
@@ -409,7 +421,7 @@ class Shell:
 
     def _started(self, gang: following.Followed, found: placement.Placement, now: float) -> None:
         """Write the plan when the pods are there; else keep the devices for them."""
-        ready = gang.workload.complete and gang.workload.gang == found.gang and self.sight.writable(gang.workload)
+        ready = gang.workload.complete and gang.workload.gang == found.gang and self.sight.writable(gang)
         if ready:
             self._write(gang, found, now)
         else:
