@@ -313,10 +313,10 @@ class Machine:
         gone = [grant for grant in one.placement.grants if id(grant) not in stays]
         for grant in gone:
             self.snapshot.release(grant)
+        self._settle(gone)  # a device that was tainted meanwhile must not go to the replacement
         found = refill.fill(self.snapshot, gang, kept, self.scoring, self.tiers)
         if isinstance(found, placement.Placement):
             self._exchange(one, gang, found, kept, now)
-            self._settle(gone)
         elif len(kept) < gang.minimum and len(kept) < len(one.placement.grants):
             self._forget_holding(one)
             self._give_back(tuple(kept.values()))
@@ -324,10 +324,19 @@ class Machine:
             self._enqueue(gang, one.number, now)
             self._out.append(effects.Evict(gang, one.placement, effects.Eviction.MEMBER_LOST, self._because))
         else:
-            refill.hold_all(self.snapshot, gone)
+            self._hold_again(gone)
             self._out.append(effects.Wait(gang, found, self._because))
             return False
         return True
+
+    def _hold_again(self, grants: Sequence[state.Grant]) -> None:
+        """Hold what was released a moment ago; strangers that took some of it step aside."""
+        nodes = {self.scoring.topology.nodes[grant.node].name for grant in grants}
+        for node in sorted(nodes):
+            self.foreign.leave(self.snapshot, node)
+        refill.hold_all(self.snapshot, grants)
+        for node in sorted(nodes):
+            self.foreign.enter(self.snapshot, node)
 
     def _exchange(
         self,

@@ -128,14 +128,15 @@ class Sight:
             because=gang.because,
         )
 
-    def writable(self, found: workload.Workload) -> bool:
-        """Return whether all pods can still be placed: none is being deleted."""
-        return bool(found.members) and not any(member.pod.deleting for member in found.members)
+    def writable(self, gang: followed.Followed) -> bool:
+        """Return whether all pods can still be placed: none is being deleted, or runs where an earlier plan put it."""
+        had = {pod.uid for pod in gang.plan.pods} if gang.plan else set()
+        found = [member.pod for member in gang.workload.members]
+        return bool(found) and not any(pod.deleting or (pod.node and pod.uid not in had) for pod in found)
 
     def unwritten(self, one: plan.Plan, before: plan.Plan | None) -> bool:
-        """Return whether a plan has pods that the one before did not have."""
-        had = {pod.uid for pod in before.pods} if before else set()
-        return any(pod.uid not in had for pod in one.pods)
+        """Return whether a plan has other pods than the one before."""
+        return before is None or {pod.uid for pod in one.pods} != {pod.uid for pod in before.pods}
 
     def _rows(self, pod: pods.Pod, node: str, grant: state.Grant) -> tuple[plan.PlannedClaim, ...]:
         machine = self.known.live.machine(node)
