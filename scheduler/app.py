@@ -177,7 +177,7 @@ class Scheduler:
         told = recorder.Recorder(self.api, self.identity)
         desk = reservations.Reservations(known)
         check = kueue_controller.Controller(self.api, known.store.served, desk)
-        carry = carrier.Carrier(known, writer, told, evictor.Evictor(self.api), check.answer)
+        carry = carrier.Carrier(known, writer, told, evictor.Evictor(self.api), check.answer, check.pods_came)
         now = shells.Shell(known, sighting.Sight(known), self._settings(), self._journal, carry, leads=epoch > 0)
         desk.shell = now
         now.begin()

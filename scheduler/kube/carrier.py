@@ -56,6 +56,8 @@ class Carrier:
     ----------
     answer : callable
         Tells Kueue's admission check what came of a reservation, by UID of the Workload.
+    came : callable
+        Tells it that the pods of a Workload have come.
 
     Attributes
     ----------
@@ -69,6 +71,7 @@ class Carrier:
     recorder: recorders.Recorder
     evictor: evictors.Evictor
     answer: Callable[[str, kueue_answer.Answer], None]
+    came: Callable[[str], None] = lambda _: None
     members: dict[str, str] = field(default_factory=dict)
     members_node: dict[str, str] = field(default_factory=dict)
     bound_s: list[float] = field(default_factory=list)
@@ -112,6 +115,9 @@ class Carrier:
 
     def write(self, gang: followed.Followed, new: plan.Plan, before: plan.Plan | None) -> None:
         """Have a plan written once nobody else has its devices."""
+        if gang.reserver:
+            self.came(gang.reserver)
+            gang.reserver = ""
         task = asyncio.create_task(self._write(gang, new, before), name=f"write {gang.key}")
         gang.task = task
         self._keep(task)

@@ -8,10 +8,12 @@ from typing import Any
 from scheduler.kube import claim as claims
 from scheduler.kube import ownership, world
 from scheduler.kube import pod as pods
-from scheduler.kube.gangs import identity
-from scheduler.model import names
+from scheduler.kube.gangs import identity, marks
 
 CLAIM = "ResourceClaim"
+
+IDS = uuid.UUID("6f0d3c9e-6f2b-5d0e-9d5a-0f1f6f5f9a11")
+"""Namespace of decision ids (RFC 9562, version 5)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,11 +52,13 @@ class Knowledge:
         return namespace if found is None else found.tenant(namespace)
 
     def decision_id(self, pod: Mapping[str, Any], gang: str) -> str:
-        """Return the decision id of a pod of the same gang, else a new one."""
-        found = self.known()
-        namespace = pod["metadata"].get("namespace", "")
-        for other in found.gangs.members(f"{namespace}/{gang}") if found and gang else ():
-            told = other.annotations.get(names.DECISION)
-            if told:
-                return told
-        return uuid.uuid4().hex
+        """Return the id that all pods of a gang get, from whichever replica, or a new one for a lone pod.
+
+        It is made of the owner and the gang's name: the pods of a gang are created within milliseconds, before any of
+        them is seen here. A gang without an owner whose name is used again gets its old id, unless the user gives one.
+        """
+        if not gang:
+            return uuid.uuid4().hex
+        metadata = pod["metadata"]
+        owner = (metadata.get("labels") or {}).get(marks.JOBSET_UID) or pods.controller(metadata).uid
+        return uuid.uuid5(IDS, f"{owner}/{metadata.get('namespace', '')}/{gang}").hex

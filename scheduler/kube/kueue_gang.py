@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 from scheduler.kube import fleet, kueue, sighting, workload
-from scheduler.kube.gangs import identity
+from scheduler.kube.gangs import identity, marks, outline, recognize
 from scheduler.model import gang as gangs
 from scheduler.model import wishes
+
+OWNERS = (marks.JOBSET, marks.JOB, marks.LWS)
+"""Kinds that tell what their pods will be."""
 
 
 def of(asked: kueue.Workload, sight: sighting.Sight, compiled: fleet.Compiled) -> workload.Workload:
@@ -13,13 +16,21 @@ def of(asked: kueue.Workload, sight: sighting.Sight, compiled: fleet.Compiled) -
 
     Raises
     ------
+    NotYet
+        It is not seen in the other watch yet.
     ValueError
         It can't be planned; the message names the pod set and the remedy.
     """
     raw = sight.known.store["workloads.raw"].get((asked.namespace, asked.name))
-    found = identity.of_workload(raw) if raw is not None else None
+    if raw is None:
+        raise outline.NotYet(f"Workload {asked.key}")
+    found = identity.of_workload(raw)
     if found is None:
         raise ValueError(f"Workload {asked.key}: its pods are placed one by one; use no admission check for it")
+    first = _of_owner(found, asked, sight, compiled) if found.kind in OWNERS else None
+    if first is not None and first.gang is not None:
+        gang = replace(first.gang, priority=asked.priority)
+        return replace(first, gang=sighting.spelled(gang, compiled.spellings))
     roles = tuple(_role(asked, one, sight, compiled) for one in asked.podsets if one.count)
     gang = gangs.Gang(
         name=found.key,
@@ -29,6 +40,15 @@ def of(asked: kueue.Workload, sight: sighting.Sight, compiled: fleet.Compiled) -
         min_member=_minimum(asked),
     )
     return workload.Workload(found, asked.owner, sighting.spelled(gang, compiled.spellings))
+
+
+def _of_owner(
+    found: workload.Identity, asked: kueue.Workload, sight: sighting.Sight, compiled: fleet.Compiled
+) -> workload.Workload | None:
+    """Return the first stage of the owner's gang, as its pods will be; None where Kueue admits other counts."""
+    stages = recognize.expected(found, sight.object, lambda pod: sight.wanted(pod, compiled))
+    size = sum(stage.gang.size for stage in stages if stage.gang)
+    return stages[0] if stages and size == sum(one.count for one in asked.podsets) else None
 
 
 def _minimum(asked: kueue.Workload) -> int:

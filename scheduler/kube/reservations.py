@@ -4,6 +4,10 @@ from dataclasses import dataclass, field
 
 from scheduler.kube import kueue, kueue_answer, kueue_controller, kueue_gang, mirror, world
 from scheduler.kube import shell as shells
+from scheduler.kube.gangs import outline
+
+NOT_YET_S = 5.0
+"""Kueue is to ask again so soon where an object of the Workload was not seen yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +30,9 @@ class Reservations:
         assert self.shell is not None and self._check is not None
         try:
             found = kueue_gang.of(workload, self.shell.sight, self.shell.compiled)
+        except outline.NotYet as missing:
+            self._check.answer(workload.uid, kueue_answer.Wait(f"waiting for {missing}", NOT_YET_S))
+            return
         except ValueError as problem:
             self._check.answer(workload.uid, kueue_answer.Reject(str(problem)))
             return

@@ -20,6 +20,7 @@ from scheduler.kube import fleet, sighting, workload, world
 from scheduler.kube import followed as following
 from scheduler.kube import occupants as occupying
 from scheduler.kube import pod as pods
+from scheduler.kube.gangs import identity as identities
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
 from scheduler.placement import placement, policy
@@ -77,6 +78,7 @@ class Shell:
     compiled: fleet.Compiled = field(init=False)
     journal: journals.Journal | machines.Machine = field(init=False)
     turns: int = 0
+    _stages: dict[str, set[str]] = field(default_factory=dict)
     _later: dict[str, float] = field(default_factory=dict)
     _wishes: list[tuple[workload.Workload, str]] = field(default_factory=list)
     _dropped: list[str] = field(default_factory=list)
@@ -163,7 +165,7 @@ class Shell:
             else:
                 gang.state, gang.failures = following.State.RUNNING, 0
                 self.carrier.released(gang)
-            self.known.gangs.mark(gang.key)
+            self._recall(gang)
 
     def _write_failed(self, gang: following.Followed, one: carriers.Done, now: float) -> None:
         """Have the machine place the gang again; pods that run already keep what they have."""
@@ -224,7 +226,7 @@ class Shell:
         """Take wishes for gangs without pods, and their ends."""
         wishes, self._wishes = self._wishes, []
         for found, reserver in wishes:
-            gang = self.followed.setdefault(found.identity.key, following.Followed(found))
+            gang = self._follow(found)
             gang.reserver = reserver
             if gang.placement is not None:
                 self.carrier.reserved(gang)
@@ -237,24 +239,41 @@ class Shell:
         for reserver in dropped:
             for gang in [one for one in self.followed.values() if one.reserver == reserver]:
                 gang.reserver = ""
-                self.known.gangs.dirty.setdefault(gang.key, gang.workload.identity)
+                self._recall(gang)
 
     def _gangs(self, now: float) -> None:
         """Look at the gangs that something happened to."""
         for key in [key for key, due in self._later.items() if due <= now]:
             del self._later[key]
             if key in self.followed:
-                self.known.gangs.dirty.setdefault(key, self.followed[key].workload.identity)
+                self._recall(self.followed[key])
         dirty, self.known.gangs.dirty = self.known.gangs.dirty, {}
         for identity in dirty.values():
             for stray in self.sight.strays(identity):
                 self.carrier.let_go(stray)
-            seen = set()
-            for found in self.sight.see(identity, self.compiled):
-                seen.add(found.identity.key)
-                self._gang(found, now)
-            if identity.key not in seen and identity.key in self.followed:
-                self._vanished(self.followed[identity.key], now)
+            self._stages_of(identity, list(self.sight.see(identity, self.compiled)), now)
+
+    def _stages_of(self, identity: workload.Identity, seen: list[workload.Workload], now: float) -> None:
+        """Look at the stages of a gang; one that is not told of any more has ended, unless nothing could be told."""
+        for found in seen:
+            self._gang(found, now)
+        told = {found.identity.key for found in seen}
+        unclear = any(found.gang is None and found.members for found in seen)
+        for key in sorted(self._stages.get(identity.key, set()) - told) if not unclear else ():
+            self._vanished(self.followed[key], now)
+
+    def _follow(self, found: workload.Workload) -> following.Followed:
+        """Return a gang as it is followed, from now on if it was not."""
+        key = found.identity.key
+        if key not in self.followed:
+            self.followed[key] = following.Followed(found)
+            self._stages.setdefault(identities.base(found.identity).key, set()).add(key)
+        return self.followed[key]
+
+    def _recall(self, gang: following.Followed) -> None:
+        """Have a gang looked at in the next turn, with all its stages."""
+        first = identities.base(gang.workload.identity)
+        self.known.gangs.dirty.setdefault(first.key, first)
 
     def _gang(self, found: workload.Workload, now: float) -> None:
         """Compare what a gang is with what the machine knows of it."""
@@ -264,7 +283,7 @@ class Shell:
         if gang is None:
             if not alive:
                 return
-            gang = self.followed[key] = following.Followed(found)
+            gang = self._follow(found)
         gang.workload = found
         if not alive:
             self._vanished(gang, now)
@@ -313,7 +332,7 @@ class Shell:
         if gang.reserver and gang.plan is None:
             return
         respawn = gang.evicted_at is not None and now < gang.evicted_at + RESPAWN_S
-        if respawn and gang.plan is None and self.known.gangs.members(gang.key):
+        if respawn and gang.plan is None and self.known.gangs.members(identities.base(gang.workload.identity).key):
             self._later[gang.key] = gang.evicted_at + RESPAWN_S if gang.evicted_at is not None else now
             return
         self._end(gang, now)
@@ -321,6 +340,10 @@ class Shell:
     def _end(self, gang: following.Followed, now: float) -> None:
         """Forget a gang; what it still holds in the API is a stranger's until it is let go."""
         self.followed.pop(gang.key, None)
+        first = identities.base(gang.workload.identity).key
+        self._stages[first].discard(gang.key)
+        if not self._stages[first]:
+            del self._stages[first]
         self._later.pop(gang.key, None)
         self._forget_plan(gang)
         self._strangers(now)
@@ -355,7 +378,7 @@ class Shell:
         for gang in self.followed.values():
             if gang.state is state:
                 gang.state = following.State.NEW
-                self.known.gangs.dirty.setdefault(gang.key, gang.workload.identity)
+                self._recall(gang)
 
     def _growing(self) -> list[str]:
         """Return gangs that run with fewer pods than they want."""
@@ -370,7 +393,7 @@ class Shell:
         grants = self.sight.grants(found, self.compiled)
         if grants is None or found.gang is None:
             return False
-        gang = self.followed.setdefault(found.identity.key, following.Followed(found))
+        gang = self._follow(found)
         gang.workload, gang.state = found, following.State.RUNNING
         gang.plan = self.sight.standing(found, self.compiled)
         self.carrier.remember(gang.plan, gang.key)

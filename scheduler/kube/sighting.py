@@ -40,7 +40,7 @@ class Sight:
         members = self.known.gangs.members(identity.key)
         if not any((pod.claims and not ownership.foreign(pod, self.known)) or pod.extended for pod in members):
             return
-        for found in recognize.recognize(identity, members, self._object, lambda pod: self._asked(pod, compiled)):
+        for found in recognize.recognize(identity, members, self.object, lambda pod: self._asked(pod, compiled)):
             if found.gang is None or any(map(_devices, found.gang.roles)):
                 yield replace(found, gang=found.gang and spelled(found.gang, compiled.spellings))
 
@@ -174,7 +174,8 @@ class Sight:
             return None
         return replace(held, node=row, cpu_milli=asked.cpu_milli, memory_mib=asked.memory_mib, pods=1)
 
-    def _object(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+    def object(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """Return an object that tells about gangs as the API has it, None where it is not there."""
         if kind == marks.NAMESPACE:
             labels = self.known.store["namespaces"].get(("", name))
             return None if labels is None else {"metadata": {"name": name, "labels": labels}}
