@@ -58,6 +58,6 @@ def pytest_runtest_makereport(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder; all are on one worker, which has the one site."""
     for item in items:
-        if item.path.parent.name == "live":
+        if item.path.parent.name == "live" and item.path.name != "test_witness.py":
             for mark in (pytest.mark.testbed, pytest.mark.slow, pytest.mark.xdist_group("live")):
                 item.add_marker(mark)
