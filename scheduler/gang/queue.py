@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from scheduler.model import gang as gangs
 from scheduler.model import reasons, request
 
-ShapeKey = tuple[tuple[gangs.Role, ...], gangs.TopologyConstraint, int, str]
-"""Roles, constraint and minimum; the tenant where quotas tell tenants apart."""
+ShapeKey = tuple[tuple[gangs.Role, ...], gangs.TopologyConstraint, int, str, str]
+"""Roles, constraint, minimum and domain; the tenant where quotas tell tenants apart."""
 
 Key = tuple[int, int]
 """Place in the queue: negated priority, then number of submission."""
@@ -163,7 +163,7 @@ class Queue:
 
     def _shape(self, gang: gangs.Gang) -> Shape:
         """Return the shape of a gang, made when it is the first of it."""
-        key = gang.roles, gang.constraint, gang.min_member, gang.tenant if self.by_tenant else ""
+        key = gang.roles, gang.constraint, gang.min_member, gang.within, gang.tenant if self.by_tenant else ""
         if key not in self.shapes:
             self.shapes[key] = Shape(key, _whole_gpus(gang))
         return self.shapes[key]

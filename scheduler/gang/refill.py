@@ -116,7 +116,9 @@ def _place(
     tiers: bandwidth.Tiers,
 ) -> placement.Placement | reasons.Rejection:
     """Search from the tightest domain of those that run upwards; the refusal is that of the largest domain allowed."""
-    part = gangs.Gang(gang.name, (gangs.Role(group.role.name, len(group.ranks), group.role.request),), gang.tenant)
+    part = gangs.Gang(
+        gang.name, (gangs.Role(group.role.name, len(group.ranks), group.role.request),), gang.tenant, within=gang.within
+    )
     answer: placement.Placement | reasons.Rejection | None = None
     for within in _climb(snapshot.topology, gang, group, found):
         answer = engine.place(snapshot, part, score, tiers, within)

@@ -6,7 +6,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scheduler.kube import claim as claims
-from scheduler.kube import classes, fleet, followed, occupants, ownership, plan, requests, rows, workload, world
+from scheduler.kube import (
+    classes,
+    confined,
+    fleet,
+    followed,
+    occupants,
+    ownership,
+    plan,
+    requests,
+    rows,
+    workload,
+    world,
+)
 from scheduler.kube import pod as pods
 from scheduler.kube.gangs import marks, outline, recognize
 from scheduler.model import gang as gangs
@@ -42,7 +54,8 @@ class Sight:
             return
         for found in recognize.recognize(identity, members, self.object, lambda pod: self._asked(pod, compiled)):
             if found.gang is None or any(map(_devices, found.gang.roles)):
-                yield replace(found, gang=found.gang and spelled(found.gang, compiled.spellings))
+                known = replace(found, gang=found.gang and spelled(found.gang, compiled.spellings))
+                yield confined.confined(known, compiled.topology, compiled.spellings)
 
     def strays(self, identity: workload.Identity) -> list[pods.Pod]:
         """Return the pods that were gated in vain: none of their claims is ours."""

@@ -64,6 +64,8 @@ class Gang:
         Run time that the submitter declared, for back-fill; 0 when unknown.
     decision_id : str
         Ties every record of this gang together, from the gateway to the device.
+    within : str
+        Name of a domain of the fleet that all pods must be in, because somebody else decided so; "" for any.
 
     Raises
     ------
@@ -80,6 +82,7 @@ class Gang:
     preemptible: bool = True
     expected_s: float = 0.0
     decision_id: str = ""
+    within: str = ""
 
     def __post_init__(self) -> None:
         for problem in _problems(self):

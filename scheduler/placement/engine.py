@@ -79,6 +79,9 @@ def place(
     nameless = _no_such_level(snapshot.topology, gang)
     if nameless is not None:
         return nameless
+    within = _confined(snapshot.topology, gang, within)
+    if within < 0:
+        return _no_such_domain(gang)
     if lone(gang):
         return _place_pod(snapshot, gang, score, within)
     return _place_gang(snapshot, gang, score, tiers, within)
@@ -92,6 +95,24 @@ def never(gang: gangs.Gang, score: scoring.Scoring) -> reasons.Rejection | None:
     What `place` says of such a gang on any snapshot. It is kept by gang and fleet: microseconds when asked again.
     """
     return _no_such_level(score.topology, gang) or refusal.never(score.topology, gang)
+
+
+def _confined(fleet: topology.Topology, gang: gangs.Gang, within: int) -> int:
+    """Return the vertex to search below: that of the gang's own domain where it lies in `within`, -1 for none."""
+    if not gang.within:
+        return within
+    if gang.within not in fleet.tree.names:
+        return -1
+    vertex = fleet.tree.names.index(gang.within)
+    if within <= vertex < fleet.tree.end[within]:
+        return vertex
+    return within if vertex <= within < fleet.tree.end[vertex] else -1
+
+
+def _no_such_domain(gang: gangs.Gang) -> reasons.Rejection:
+    """Return the refusal of a gang that is bound to a domain which the fleet does not have just now."""
+    detail = f"domain {gang.within}, to which the gang is bound, is not in the fleet"
+    return reasons.Rejection(gang.name, reasons.Reason.DOMAIN, nearest="", missing=gang.minimum, detail=detail)
 
 
 def _no_such_level(fleet: topology.Topology, gang: gangs.Gang) -> reasons.Rejection | None:
@@ -158,6 +179,9 @@ def fits(
     -----
     For gangs of one role that is a matter of counts, and true on every snapshot with more room.
     """
+    within = _confined(snapshot.topology, gang, within)
+    if within < 0:
+        return False
     wanted = [score.demand(role.request) for role in gang.roles]
     counts = refusal.smallest(gang)
     if sum(count > 0 for count in counts) > 1:
