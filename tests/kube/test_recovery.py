@@ -1,0 +1,130 @@
+"""What a new leader does with the plan of the one before: decided from values, and carried out after further deaths."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler.kube import allocation, gang_record, names, plan, recover, workload
+from scheduler.model import claim as rows
+from tests.kube import live, test_killed, writing
+
+DEVICE = rows.Allocation("gpu.muster.dev", "n0", "gpu-0", "gpus")
+CLAIMED = plan.PlannedClaim("c-a", "uid-c-a", (DEVICE,))
+POD = plan.PlannedPod(0, "worker", "a", "uid-a", "n0", (CLAIMED,))
+SECOND = plan.PlannedPod(
+    1,
+    "worker",
+    "b",
+    "uid-b",
+    "n1",
+    (plan.PlannedClaim("c-b", "uid-c-b", (dataclasses.replace(DEVICE, pool="n1"),)),),
+)
+PLAN = plan.Plan(workload.Identity("ml", "gang-x", "Annotated"), (POD, SECOND), 1)
+
+
+def pod(planned: plan.PlannedPod, gated: bool = True, node: str = "", phase: str = "Pending") -> dict[str, Any]:
+    spec: dict[str, Any] = {"containers": [], "nodeName": node}
+    if gated:
+        spec["schedulingGates"] = [{"name": names.GATE}]
+    metadata = {"name": planned.name, "namespace": "ml", "uid": planned.uid}
+    return {"metadata": metadata, "spec": spec, "status": {"phase": phase}}
+
+
+def claim(planned: plan.PlannedPod, allocated: bool, reserved: bool = False, uid: str = "") -> dict[str, Any]:
+    one = planned.claims[0]
+    item: dict[str, Any] = {
+        "metadata": {"name": one.name, "namespace": "ml", "uid": uid or one.uid},
+        "spec": {"devices": {"requests": [{"name": "gpus", "exactly": {"deviceClassName": "gpu.muster.dev"}}]}},
+        "status": {},
+    }
+    if allocated:
+        item["status"]["allocation"] = allocation.body(
+            item, planned.node, one, live.device_class, "2026-01-01T00:00:00Z"
+        )
+    if reserved:
+        item["status"]["reservedFor"] = [{"resource": "pods", "name": planned.name, "uid": planned.uid}]
+    return item
+
+
+def found(pods: list[dict[str, Any]], claims: list[dict[str, Any]]) -> recover.Found:
+    return recover.Cluster(pods, claims, []).found(PLAN)
+
+
+def test_a_plan_that_is_written_is_finished() -> None:
+    one = found([pod(POD, False), pod(SECOND, False, "n1")], [claim(POD, True), claim(SECOND, True, True)])
+    assert one.finished and one.whole
+
+
+def test_gates_and_claims_that_are_missing_are_pending() -> None:
+    one = found([pod(POD), pod(SECOND)], [claim(POD, True), claim(SECOND, False)])
+    assert (one.pending, one.whole, one.let_go) == ([POD, SECOND], True, False)
+    assert [two.uid for two in one.unallocated] == ["uid-c-b"]
+    later = found([pod(POD, False), pod(SECOND)], [claim(POD, True), claim(SECOND, True)])
+    assert (later.pending, later.let_go) == ([SECOND], True)
+
+
+def test_a_pod_that_is_done_gets_no_devices_again() -> None:
+    one = found(
+        [pod(POD, False, "n0", "Succeeded"), pod(SECOND, False, "n1")], [claim(POD, False), claim(SECOND, True)]
+    )
+    assert one.finished and not one.whole
+
+
+def test_what_a_pod_that_is_gone_left_is_taken_back_unless_it_is_used() -> None:
+    one = found([pod(SECOND, False, "n1")], [claim(POD, True), claim(SECOND, True, True)])
+    assert [two.uid for two in one.left] == ["uid-a"] and not one.finished
+    used = found([pod(SECOND, False, "n1")], [claim(POD, True, True), claim(SECOND, True, True)])
+    assert used.finished
+
+
+def test_devices_that_went_to_others_are_seen() -> None:
+    there = recover.Cluster([], [claim(POD, True, uid="other"), claim(SECOND, True)], [])
+    assert there.taken(PLAN) == ["ml/c-a"]
+    assert recover.Cluster([], [claim(POD, True)], []).taken(PLAN) == []
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[writing.Site]:
+    async with writing.site(tmp_path) as one:
+        yield one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["claim-taken-back", "claim-taken-back:2", "record-cleared", "status-written"])
+async def test_a_recovery_that_is_killed_is_begun_again(site: writing.Site, point: str) -> None:
+    home = site.home
+    await test_killed.killed(home, "claim-allocated:3")
+    await home.api.delete("/api/v1/namespaces/default/pods/w-1", grace_s=0)
+    await test_killed.killed(home, point)
+    await home.start()
+    assert await home.claims() == {}
+    record = await site.record()
+    assert gang_record.read_plan(record) is None
+    await home.create(live.pod("w-1", "train", 3))
+    await home.bound(*writing.MEMBERS)
+    await site.whole()
+
+
+async def test_configs_of_the_class_are_copied_by_a_leader_that_just_began(site: writing.Site) -> None:
+    path = "/apis/resource.k8s.io/v1/deviceclasses/gpu.muster.dev"
+    opaque = {"driver": "gpu.muster.dev", "parameters": {"kind": "TimeSlicing"}}
+    item = await site.home.api.get(path)
+    item["spec"]["config"] = [{"opaque": opaque}]
+    await site.home.api.replace(path, item)
+    site.api.before = stop_at_first_claim
+    with pytest.raises(RuntimeError):
+        await site.scribe().start(writing.GANG, site.plan, None)
+    await site.home.start()
+    await site.home.bound(*writing.MEMBERS)
+    await site.whole()
+    claims, _ = await site.home.api.list("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims")
+    given = [one["status"]["allocation"]["devices"]["config"] for one in claims]
+    assert given == [[{"source": "FromClass", "requests": ["gpus"], "opaque": opaque}]] * 3
+
+
+async def stop_at_first_claim(_: int, __: str, path: str) -> None:
+    if "resourceclaims" in path:
+        raise RuntimeError("the process ends here")
