@@ -50,6 +50,9 @@ from scheduler.web import answers, asked, extender, server, webhook, wire
 LEASE: dict[str, Any] = {}
 """Other times than those of `lease`; tests are in a hurry."""
 
+LEFT_OUT_TOLD = 8
+"""Nodes that can't be planned on are named in the log at the start, so many of them."""
+
 log = structlog.get_logger()
 
 
@@ -186,6 +189,8 @@ class Scheduler:
         log.info(
             "synced", nodes=len(now.compiled.topology.nodes), left_out=len(now.compiled.rejected), leading=epoch > 0
         )
+        for node, why in list(now.compiled.rejected.items())[:LEFT_OUT_TOLD]:
+            log.warning("node left out of the fleet", node=node, why=why)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(told.run(), name="recorder")
