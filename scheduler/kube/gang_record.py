@@ -108,13 +108,17 @@ def _plan(one: plan.Plan, epoch: int) -> Item:
 
 def _pod(one: plan.PlannedPod) -> Item:
     claims = [
-        {"name": claim.name, "uid": claim.uid, "devices": [_device(row) for row in claim.rows]} for claim in one.claims
+        {"name": claim.name, "uid": claim.uid, "devices": [_device(row, one.node) for row in claim.rows]}
+        for claim in one.claims
     ]
     return {"rank": one.rank, "role": one.role, "name": one.name, "uid": one.uid, "node": one.node, "claims": claims}
 
 
-def _device(row: rows.Allocation) -> Item:
-    found: Item = {"request": row.request, "driver": row.driver, "pool": row.pool, "device": row.device}
+def _device(row: rows.Allocation, node: str) -> Item:
+    """Return a device; a pool that is called as the pod's node is left out, a third of the whole record."""
+    found: Item = {"request": row.request, "driver": row.driver, "device": row.device}
+    if row.pool != node:
+        found["pool"] = row.pool
     if row.share_id:
         found |= {"shareID": row.share_id, "consumed": dict(row.consumed)}
     return found
@@ -122,12 +126,16 @@ def _device(row: rows.Allocation) -> Item:
 
 def _read_pod(item: Mapping[str, Any]) -> plan.PlannedPod:
     claims = tuple(
-        plan.PlannedClaim(one["name"], one["uid"], tuple(_read_device(row) for row in one["devices"]))
+        plan.PlannedClaim(
+            one["name"], one["uid"], tuple(_read_device(row, item["node"]) for row in one.get("devices") or ())
+        )
         for one in item.get("claims") or ()
     )
     return plan.PlannedPod(item["rank"], item["role"], item["name"], item["uid"], item["node"], claims)
 
 
-def _read_device(row: Mapping[str, Any]) -> rows.Allocation:
+def _read_device(row: Mapping[str, Any], node: str) -> rows.Allocation:
     consumed = tuple(sorted((row.get("consumed") or {}).items()))
-    return rows.Allocation(row["driver"], row["pool"], row["device"], row["request"], row.get("shareID", ""), consumed)
+    return rows.Allocation(
+        row["driver"], row.get("pool") or node, row["device"], row["request"], row.get("shareID", ""), consumed
+    )

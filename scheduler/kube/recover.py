@@ -179,7 +179,8 @@ async def _stamp(pen: pens.Pen, path: str, uid: str) -> None:
     try:
         await pen.patch(path, {"metadata": {"uid": uid, "annotations": {pens.TERM: str(pen.epoch)}}})
     except errors.ApiError as error:
-        if not (error.missing or error.conflict):
+        another = error.status == 422  # what the API server says of another UID
+        if not (error.missing or error.conflict or another):
             raise
 
 
