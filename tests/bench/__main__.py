@@ -10,7 +10,7 @@ from rich import console
 
 from simulator import study
 from simulator.report import sheet, tables, whole
-from tests.bench import core, driver, figure, host, openb, stock
+from tests.bench import core, driver, figure, host, live, openb, stock
 from tests.testbed import versions
 
 OUT = Path("build/bench")
@@ -60,6 +60,18 @@ def run_stock(version: str, nodes: str | None, check: bool) -> None:
     with stock.Bench(version) as made:
         figures = list(progress(figure.take("stock", stock.measurements(made, fleets))))
         finish("stock", figures, check, parts=made.parts(), runs=made.as_json())
+
+
+@bench.command("live")
+@click.option("--kubernetes", "version", default=versions.NEWEST, help="Version of Kubernetes.", show_default=True)
+@click.option("--nodes", type=click.Choice(["500", "5000"]), help="Only the fleet of so many nodes.")
+@click.option("--check", is_flag=True, help="Exit with 1 when a figure misses its bound.")
+def run_live(version: str, nodes: str | None, check: bool) -> None:
+    """Take Muster on simulated nodes beside stock kube-scheduler on the same control plane, and the extender's latency."""
+    fleets = tuple(fleet for fleet in live.FLEETS if nodes in (None, str(len(fleet))))
+    with live.Bench(version) as made:
+        figures = list(progress(figure.take("live", live.measurements(made, fleets))))
+        finish("live", figures, check, parts=made.parts(), runs=made.as_json())
 
 
 def progress(figures: Iterable[figure.Figure]) -> Iterator[figure.Figure]:

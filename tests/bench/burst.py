@@ -13,7 +13,7 @@ import orjson
 import psutil
 
 from scheduler.apiserver import client, errors, watch
-from scheduler.model import claim
+from scheduler.model import claim, names
 
 PODS, GPUS = 500, 2
 AT_ONCE = 32
@@ -109,8 +109,24 @@ class Clock:
         return f"{len(left)} of {self.pods} pods were not bound within {BOUND_S:g} s: {reason}"
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the pods of a burst are: how many, with how many GPUs each, gated for Muster or not, one gang or lone pods."""
+
+    pods: int = PODS
+    gpus: int = GPUS
+    gated: bool = False
+    gang: bool = False
+
+
 async def run(
-    api: client.Client, namespace: str, pods: int = PODS, gpus: int = GPUS, watched: psutil.Process | None = None
+    api: client.Client,
+    namespace: str,
+    pods: int = PODS,
+    gpus: int = GPUS,
+    watched: psutil.Process | None = None,
+    gated: bool = False,
+    gang: bool = False,
 ) -> Burst:
     """Create a namespace with a burst of pods, wait until all are bound, and clear it away.
 
@@ -129,7 +145,7 @@ async def run(
     try:
         await _prepare(api, namespace, gpus)
         before = _processor(watched)
-        await _timed(api, f"{NAMESPACES}/{namespace}/pods", times, bool(gpus))
+        await _timed(api, f"{NAMESPACES}/{namespace}/pods", times, Shape(pods, gpus, gated, gang))
         times.cpu_s = _processor(watched) - before
         return times.burst()
     finally:
@@ -144,14 +160,14 @@ def _processor(watched: psutil.Process | None) -> float:
     return float(used.user + used.system)
 
 
-async def _timed(api: client.Client, path: str, times: Clock, claims: bool) -> None:
+async def _timed(api: client.Client, path: str, times: Clock, shape: Shape) -> None:
     """Create the pods and return when the last is bound."""
     listening = asyncio.Event()
     watching = asyncio.create_task(_watch(api, path, times, listening))
     try:
         async with asyncio.timeout(BOUND_S):
             await listening.wait()
-            await _create(api, path, times, claims)
+            await _create(api, path, times, shape)
             await watching
     except TimeoutError as error:
         raise Unbound(times.left()) from error
@@ -175,8 +191,8 @@ async def _watch(api: client.Client, path: str, times: Clock, listening: asyncio
                 return
 
 
-async def _create(api: client.Client, path: str, times: Clock, claims: bool) -> None:
-    bodies = iter([(name := f"pod-{number:04d}", orjson.dumps(_pod(name, claims))) for number in range(times.pods)])
+async def _create(api: client.Client, path: str, times: Clock, shape: Shape) -> None:
+    bodies = iter([(name := f"pod-{number:04d}", orjson.dumps(_pod(name, shape))) for number in range(times.pods)])
 
     async def work() -> None:
         for name, body in bodies:
@@ -240,13 +256,18 @@ def template(gpus: int) -> dict[str, Any]:
     }
 
 
-def _pod(name: str, claims: bool) -> dict[str, Any]:
+def _pod(name: str, shape: Shape) -> dict[str, Any]:
     resources: dict[str, Any] = {"requests": {"cpu": "1", "memory": "1Gi"}}
     spec: dict[str, Any] = {"containers": [{"name": "main", "image": "none", "resources": resources}]}
-    if claims:
+    if shape.gpus:
         resources["claims"] = [{"name": "gpus"}]
         spec["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": TEMPLATE}]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+    metadata: dict[str, Any] = {"name": name}
+    if shape.gated:
+        spec["schedulingGates"] = [{"name": names.GATE}]
+    if shape.gang:
+        metadata["annotations"] = {names.GANG_NAME: "burst", names.GANG_SIZE: str(shape.pods)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def spread(values: Sequence[float]) -> str:

@@ -162,7 +162,8 @@ async def cluster(folder: Path, fleet: str = "hgx-h100=4", version: str = "1.37"
             )
             for one in (device_class(), device_class("mig.muster.dev", "mig")):
                 await api.create(paths.of(paths.RESOURCE, "deviceclasses"), one)
-            await furnish(api, nodes.bodies(presets.read(fleet), int(version.split(".")[1])))
+            if fleet:
+                await furnish(api, nodes.bodies(presets.read(fleet), int(version.split(".")[1])))
             home = Cluster(api, server, path, folder)
             for count, name in ((1, "one"), (2, "two"), (4, "four"), (8, "eight")):
                 await home.create(template(name, count))
