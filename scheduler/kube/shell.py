@@ -389,8 +389,12 @@ class Shell:
         ]
 
     def _adopt(self, found: workload.Workload, now: float) -> bool:
-        """Take over a gang whose claims are all allocated already; tell whether it was one."""
+        """Take over a gang whose claims are allocated already, or what runs of one; tell whether it was one."""
+        now_is = found
         grants = self.sight.grants(found, self.compiled)
+        if grants is None:
+            found = self.sight.remaining(found, self.compiled) or found
+            grants = self.sight.grants(found, self.compiled)
         if grants is None or found.gang is None:
             return False
         gang = self._follow(found)
@@ -403,6 +407,9 @@ class Shell:
         if gang.key in self.machine.held:
             gang.placement = self.machine.held[gang.key].placement
             self.carrier.adopted(gang)
+        if found is not now_is:
+            gang.workload = now_is
+            self._later[gang.key] = now  # the pods that have nothing yet are asked for in the next turn
         return True
 
     def _vacate(self, planned: carriers.PlannedPod, now: float) -> None:

@@ -1,6 +1,7 @@
 """What the mirror says about one gang: its workload, whether it has its devices, and a placement in the API's terms."""
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,6 +100,24 @@ class Sight:
                 return None
             grants.append(grant)
         return tuple(grants)
+
+    def remaining(self, found: workload.Workload, compiled: fleet.Compiled) -> workload.Workload | None:
+        """Return a running gang without the pods that have no devices, its ranks closed up; None where no pod runs."""
+        if found.gang is None or not found.complete:
+            return None
+        asked = {rank: role.request for rank, role, _ in found.gang.ranks()}
+        left = [one for one in found.members if self._held(one.pod, asked[one.rank], compiled) is not None]
+        if not any(one.pod.node for one in left):
+            return None
+        counts = Counter(one.role for one in left)
+        roles = tuple(
+            replace(role, count=counts[role.name], segment=None, spread=None)
+            for role in found.gang.roles
+            if counts[role.name]
+        )
+        gang = replace(found.gang, roles=roles, min_member=min(found.gang.min_member, len(left)))
+        members = tuple(replace(one, rank=rank) for rank, one in enumerate(left))
+        return replace(found, gang=gang, members=members)
 
     def standing(self, found: workload.Workload, compiled: fleet.Compiled) -> plan.Plan:
         """Return the plan that a gang's allocated claims amount to."""

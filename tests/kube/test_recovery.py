@@ -128,3 +128,20 @@ async def test_configs_of_the_class_are_copied_by_a_leader_that_just_began(site:
 async def stop_at_first_claim(_: int, __: str, path: str) -> None:
     if "resourceclaims" in path:
         raise RuntimeError("the process ends here")
+
+
+async def test_a_pod_made_anew_while_no_scheduler_ran_gets_devices_beside_its_gang(site: writing.Site) -> None:
+    home = site.home
+    await home.create(*(live.pod(f"a-{i}", "first", 2, "one", rank=str(i)) for i in range(2)))
+    await home.start()
+    await home.bound(*writing.MEMBERS, "a-0", "a-1")
+    before = await home.claims()
+    await home.stop()
+    await home.api.delete("/api/v1/namespaces/default/pods/a-1", grace_s=0)
+    await home.create(live.pod("a-2", "first", 2, "one", rank="1"))
+    await home.start()
+    await home.bound("a-2")
+    after = await home.claims()
+    assert after["a-0"] == before["a-0"]
+    devices = [device for one in after.values() for device in one]
+    assert len(devices) == len(set(devices)) == 26
