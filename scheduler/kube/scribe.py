@@ -1,6 +1,6 @@
 """Writes a plan: the record first, then the claims, then the pods; or takes back what it wrote.
 
-Round trips one after the other, however large the gang: 2 for the record (read, write), 2 for a claim (the patch that
+Round trips one after the other, however large the gang: 1 for the record, 2 for a claim (the patch that
 adds the finalizer is also the read; then the allocation), 2 for a pod (read, write), 1 for the last status. A claim
 can't have fewer: the API takes the finalizer and the allocation in different requests.
 
@@ -151,7 +151,13 @@ class Scribe:
         await self.pen.all(self._allocate(namespace, pod.node, one) for pod in planned for one in pod.claims)
 
     async def _allocating(self, item: Item, new: plan.Plan, fresh: Iterable[plan.PlannedPod]) -> Item:
-        """Allocate, and say so at the same time; both have ended when this ends, whatever became of them."""
+        """Allocate, and say so at the same time; both have ended when this ends, whatever became of them.
+
+        Of a lone pod it is not said: nobody could read it before it is over.
+        """
+        if len(new.pods) == 1:
+            await self._allocate_all(new, fresh)
+            return item
         telling = self._tell(item, gang_record.Phase.ALLOCATING, "", "")
         done, told = await asyncio.gather(self._allocate_all(new, fresh), telling, return_exceptions=True)
         for result in (done, told):
@@ -331,8 +337,8 @@ class Scribe:
         metadata = body["metadata"]
         identity = workload.Identity(metadata["namespace"], metadata["name"], "")
         async with self._turn(identity):
-            for _ in range(pens.TRIES):
-                found = await self._read(identity)
+            for turn in range(pens.TRIES):
+                found = await self._read(identity) if turn else None  # most gangs are new: one request less for them
                 try:
                     if found is None:
                         collection = paths.of(names.API_VERSION, names.PLURAL, identity.namespace)
