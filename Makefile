@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # A shim that exists but does not run (pyenv, asdf) counts as absent.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
 
-.PHONY: help setup demo test test-fast test-assumptions lint fmt types arch bench bench-openb bench-core bench-stock bench-driver cluster cluster-down mutation lock clean
+.PHONY: help setup demo test test-fast test-assumptions lint fmt types arch bench bench-openb bench-core bench-stock bench-driver bench-live test-live cluster cluster-demo cluster-down mutation lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
@@ -34,7 +34,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	fi
 	@touch $@
 
-demo: $(STAMP) ## replay a built-in fleet and workload under three policies; writes build/demo
+demo: $(STAMP) ## a gang on exact devices, a refusal explained, then three policies compared; writes build/demo
+	$(BIN)/python -m tests.demo
 	$(BIN)/muster-sim demo --out build/demo
 
 test: lint types arch ## everything that CI runs
@@ -43,6 +44,9 @@ test: lint types arch ## everything that CI runs
 
 test-assumptions: $(STAMP) ## what Muster assumes of Kubernetes, on the newest version and on the floor
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/testbed/assumptions tests/testbed/test_controllers.py
+
+test-live: $(STAMP) ## the end-to-end tests on a real control plane alone
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/live
 
 test-fast: $(STAMP) ## the quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not testbed" scheduler simulator dra_driver tests
@@ -67,13 +71,16 @@ types: $(STAMP) ## strict types
 arch: $(STAMP) ## import contracts
 	$(BIN)/lint-imports --no-cache
 
-bench: bench-openb bench-core bench-stock bench-driver ## all benchmarks
+bench: bench-openb bench-core bench-stock bench-driver bench-live ## all benchmarks
 
 bench-openb: $(STAMP) ## the published packing experiment and our policy beside it; writes build/bench/openb.json
 	$(BIN)/python -m tests.bench openb
 
 bench-core: $(STAMP) ## speed and memory of the core; writes build/bench/core.json
 	$(BIN)/python -m tests.bench core
+
+bench-live: $(STAMP) ## Muster beside stock kube-scheduler on one control plane; writes build/bench/live.json
+	$(BIN)/python -m tests.bench live
 
 bench-stock: $(STAMP) ## stock kube-scheduler's own DRA throughput on simulated nodes; writes build/bench/stock.json
 	$(BIN)/python -m tests.bench stock
