@@ -16,7 +16,7 @@ import structlog
 from scheduler.gang import effects, events
 from scheduler.gang import machine as machines
 from scheduler.kube import carrier as carriers
-from scheduler.kube import fleet, sighting, workload, world
+from scheduler.kube import fleet, names, sighting, workload, world
 from scheduler.kube import followed as following
 from scheduler.kube import occupants as occupying
 from scheduler.kube import pod as pods
@@ -407,6 +407,9 @@ class Shell:
         if gang.key in self.machine.held:
             gang.placement = self.machine.held[gang.key].placement
             self.carrier.adopted(gang)
+        if self.leads and any(names.GATE in member.pod.gates for member in found.members):
+            gang.state = following.State.WRITING
+            self._later[gang.key] = now  # allocated, but never let go, and without a record that `recover` would see
         if found is not now_is:
             gang.workload = now_is
             self._later[gang.key] = now  # the pods that have nothing yet are asked for in the next turn

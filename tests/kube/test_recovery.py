@@ -145,3 +145,18 @@ async def test_a_pod_made_anew_while_no_scheduler_ran_gets_devices_beside_its_ga
     assert after["a-0"] == before["a-0"]
     devices = [device for one in after.values() for device in one]
     assert len(devices) == len(set(devices)) == 26
+
+
+async def test_a_gang_whose_record_was_deleted_before_it_was_let_go_is_let_go(site: writing.Site) -> None:
+    async def stop(_: int, __: str, path: str) -> None:
+        if "/pods/" in path:
+            raise RuntimeError("the process ends here")
+
+    site.api.before = stop
+    with pytest.raises(RuntimeError):
+        await site.scribe().start(writing.GANG, site.plan, None)
+    before = await site.home.claims()
+    await site.home.api.delete("/apis/muster.dev/v1alpha1/namespaces/default/gangplacements/gang-train")
+    await site.home.start()
+    assert await site.home.bound(*writing.MEMBERS) == {pod.name: pod.node for pod in site.plan.pods}
+    assert await site.home.claims() == before
