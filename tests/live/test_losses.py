@@ -92,6 +92,7 @@ async def test_a_namespace_that_is_deleted_gives_everything_back(after: teams.Te
     other = teams.Team(after.site, after.api, f"{after.name}-gone")
     await other.found()
     await other.apply(work.jobset("train", {"workers": work.job_spec(4)}))
+    await other.bound(4)
     await other.create(work.gang("huge", 8))
     await other.phase("jobset-train", "Running")
     await other.phase("gang-huge", "Waiting")
