@@ -25,7 +25,7 @@ async def lands_in_one_rack(team: teams.Team, placement: str, count: int = 4) ->
     for name, one in planned.items():
         assert pods[name]["spec"]["nodeName"] == one["node"]
         [claim] = one["claims"]
-        assert devices[name] == [f"{row['pool']}/{row['device']}" for row in claim["devices"]]
+        assert devices[name] == [f"{row.get('pool', one['node'])}/{row['device']}" for row in claim["devices"]]
         assert sorted(devices[name]) == [f"{one['node']}/{device}" for device in EIGHT]
 
 
