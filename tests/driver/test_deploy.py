@@ -1,0 +1,142 @@
+"""The driver's manifests: what real servers take, what its account may do, and that they agree with its settings."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dra_driver import config
+from scheduler.apiserver import client, errors, paths
+from tests.testbed import cluster as clusters
+from tests.testbed import kubeconfig, objects
+
+DEPLOY = Path(__file__).parents[2] / "deploy/driver"
+FILES = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())["resources"]
+SPACE, ACCOUNT = "muster-system", "muster-dra-driver"
+SLICES = paths.of(paths.RESOURCE, "resourceslices")
+PLURALS = {
+    "Namespace": "namespaces",
+    "ServiceAccount": "serviceaccounts",
+    "ClusterRole": "clusterroles",
+    "ClusterRoleBinding": "clusterrolebindings",
+    "Role": "roles",
+    "RoleBinding": "rolebindings",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
+    "DeviceClass": "deviceclasses",
+    "DaemonSet": "daemonsets",
+}
+
+
+def manifests() -> Iterator[dict[str, Any]]:
+    for file in FILES:
+        yield from yaml.safe_load_all((DEPLOY / file).read_text())
+
+
+def daemonset() -> dict[str, Any]:
+    return next(one for one in manifests() if one["kind"] == "DaemonSet")
+
+
+def container() -> dict[str, Any]:
+    found: dict[str, Any] = daemonset()["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def test_every_argument_is_a_setting_and_every_path_is_mounted() -> None:
+    given = dict(one.removeprefix("--").split("=", 1) for one in container()["args"])
+    settings = {name.replace("-", "_"): value for name, value in given.items()}
+    assert settings.keys() <= config.Config.model_fields.keys()
+    known = config.Config(**{**settings, "node_name": "n", "pod_uid": "u"})
+    mounts = {one["mountPath"]: one for one in container()["volumeMounts"]}
+    volumes = {one["name"]: one for one in daemonset()["spec"]["template"]["spec"]["volumes"]}
+    for path in (known.registry, known.plugins, known.cdi, known.pod_resources.parent):
+        volume = volumes[mounts[str(path)]["name"]]
+        assert volume["hostPath"]["path"] == str(path), "the kubelet is told this path: it is the same on the host"
+    assert str(known.root) in mounts and str(known.library).startswith(str(known.root))
+    assert known.http_address[1] == container()["ports"][0]["containerPort"]
+
+
+def test_an_upgrade_never_leaves_a_node_without_a_driver() -> None:
+    rolling = daemonset()["spec"]["updateStrategy"]["rollingUpdate"]
+    assert rolling == {"maxSurge": 1, "maxUnavailable": 0}
+    refs = {one["name"]: one["valueFrom"]["fieldRef"]["fieldPath"] for one in container()["env"]}
+    assert refs == {"NODE_NAME": "spec.nodeName", "POD_UID": "metadata.uid"}
+
+
+async def install(api: client.Client) -> None:
+    """Apply all manifests with every field checked; what is there stays."""
+    for one in manifests():
+        path = paths.of(one["apiVersion"], PLURALS[one["kind"]], one["metadata"].get("namespace", ""))
+        try:
+            await api.create(path, one, fieldValidation="Strict")
+        except errors.ApiError as error:
+            if not error.exists:
+                raise
+
+
+@contextlib.asynccontextmanager
+async def as_driver(
+    api: client.Client, home: clusters.Cluster, node: str, folder: Path
+) -> AsyncIterator[client.Client]:
+    """Act with a token of the driver's account that is bound to a pod on a node, as the kubelet mounts it."""
+    name = f"driver-on-{node}"
+    body = objects.pod(name, node=node)
+    body["spec"]["serviceAccountName"] = ACCOUNT
+    made = await api.create(paths.of("v1", "pods", SPACE), body)
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": made["metadata"]["uid"]}
+    asked = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": 3600, "boundObjectRef": bound},
+    }
+    told = await api.create(paths.of("v1", "serviceaccounts", SPACE, ACCOUNT, "token"), asked)
+    path = folder / f"{node}.kubeconfig"
+    kubeconfig.write(path, home.server, home.authority.ca, told["status"]["token"])
+    try:
+        async with await client.Client.connect(path) as driver:
+            yield driver
+    finally:
+        await api.delete(paths.of("v1", "pods", SPACE, name), grace_s=0)
+
+
+def piece(name: str, node: str, driver: str = "gpu.muster.dev") -> dict[str, Any]:
+    return objects.resource_slice(name, driver, node, ["gpu-0"])
+
+
+async def test_the_account_may_do_its_work_on_its_own_node_only(real_nodes: clusters.Cluster, tmp_path: Path) -> None:
+    async with await client.Client.connect(real_nodes.kubeconfig) as api:
+        await install(api)
+        async with as_driver(api, real_nodes, "real-0", tmp_path) as driver:
+            made = await until_allowed(driver, piece("of-real-0", "real-0"))
+            made["spec"]["pool"]["generation"] = 2
+            await driver.replace(f"{SLICES}/of-real-0", made)
+            await driver.list(SLICES, fieldSelector="spec.nodeName=real-0")
+            for body in (piece("strange", "real-1"), piece("foreign", "real-0", "other.example.com")):
+                with pytest.raises(errors.ApiError) as refused:
+                    await driver.create(SLICES, body)
+                assert refused.value.status in (403, 422) and "driver" in str(refused.value)
+            await driver.get(paths.of("v1", "nodes", name="real-0"))
+            await driver.list(paths.of(paths.RESOURCE, "resourceclaims"))
+            for path in (paths.of("v1", "secrets", SPACE), paths.of("v1", "nodes"), paths.of("v1", "pods", SPACE)):
+                with pytest.raises(errors.ApiError) as barred:
+                    await driver.list(path)
+                assert barred.value.status == 403
+            await driver.delete(f"{SLICES}/of-real-0")
+
+
+async def until_allowed(driver: client.Client, body: dict[str, Any]) -> dict[str, Any]:
+    """Create a slice; a role and a policy that are seconds old may not be known to the server yet."""
+    for _ in range(100):
+        try:
+            found: dict[str, Any] = await driver.create(SLICES, body)
+            return found
+        except errors.ApiError as error:
+            if error.status != 403:
+                raise
+            refusal = error
+        await asyncio.sleep(0.1)
+    raise refusal
