@@ -13,7 +13,7 @@ import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from scheduler.kube import shell as shells
 from scheduler.kube.gangs import outline
 from scheduler.model import request
 from scheduler.record import journal
-from scheduler.web import answers, asked, extender, server, webhook, wire
+from scheduler.web import answers, asked, extender, server, tls, webhook, wire
 
 LEASE: dict[str, Any] = {}
 """Other times than those of `lease`; tests are in a hurry."""
@@ -78,32 +78,38 @@ class Scheduler:
 
     async def run(self) -> None:
         """Serve and lead until cancelled."""
-        web = self.web()
+        webs = self.webs()
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(web.serve(), name="server")
+            serving = [group.create_task(web.serve(), name="server") for web in webs]
             try:
                 if self.config.leader_elect:
                     await self._elected()
                 else:
                     await self._term(1)
             finally:
-                web.should_exit = True
-                await asyncio.gather(serving, return_exceptions=True)
+                for web in webs:
+                    web.should_exit = True
+                await asyncio.gather(*serving, return_exceptions=True)
 
-    def web(self) -> uvicorn.Server:
-        """Return the server: extender, webhook, probes, metrics."""
-        face = server.Face(self.decisions, self.config.extender_weight)
-        face = server.Face(
-            self.decisions,
-            self.config.extender_weight,
-            face.metrics,
-            (webhook.Webhook.new(knowledge.Knowledge(self.known), face.metrics.registry).route(),),
-        )
-        tls = None
-        if self.config.tls_certificate:
-            authority = Path(self.config.client_ca) if self.config.client_ca else None
-            tls = server.Tls(Path(self.config.tls_certificate), Path(self.config.tls_key), authority)
-        return server.listening(face, self.config.host, self.config.port, tls)
+    def webs(self) -> list[uvicorn.Server]:
+        """Return the servers of extender, webhook, probes and metrics.
+
+        The API server and the kubelet have no client certificate to show. So with TLS what they ask has a port of its
+        own, without the extender, and the extender's port can ask for certificates.
+        """
+        host, metrics = self.config.host, server.Metrics.new()
+        hook = webhook.Webhook.new(knowledge.Knowledge(self.known), metrics.registry).route()
+        face = server.Face(self.decisions, self.config.extender_weight, metrics)
+        hooked = replace(face, also=(hook,))
+        if not self.config.tls_certificate:
+            return [server.listening(hooked, host, self.config.port)]
+        authority = Path(self.config.client_ca) if self.config.client_ca else None
+        files = tls.Tls(Path(self.config.tls_certificate), Path(self.config.tls_key))
+        asked_for = replace(files, client_ca=authority)
+        return [
+            server.listening(face, host, self.config.port, asked_for),
+            server.listening(replace(hooked, verbs=()), host, self.config.webhook_port, files),
+        ]
 
     def known(self) -> world.World | None:
         """Return what is known of the cluster, None before the first sync."""

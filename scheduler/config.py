@@ -19,9 +19,15 @@ class Config(pydantic.BaseModel):
     leader_elect: bool = pydantic.Field(True, description="Only the holder of the Lease plans and writes.")
     host: str = pydantic.Field("0.0.0.0", description="Address of the server for extender, webhook and metrics.")
     port: Port = pydantic.Field(9443, description="Its port.")
-    tls_certificate: str = pydantic.Field("", description="PEM file; without it the server speaks plain HTTP.")
+    webhook_port: Port = pydantic.Field(
+        9444,
+        description="With a certificate, the port of webhook, probes and metrics, where no client certificate is asked.",
+    )
+    tls_certificate: str = pydantic.Field("", description="PEM file; without it one port serves all in plain HTTP.")
     tls_key: str = pydantic.Field("", description="PEM file of the key.")
-    client_ca: str = pydantic.Field("", description="PEM file; clients have to show a certificate signed by it.")
+    client_ca: str = pydantic.Field(
+        "", description="PEM file; who asks the extender has to show a certificate signed by it."
+    )
     extender_weight: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = pydantic.Field(
         13, description="Weight of the extender in kube-scheduler's configuration."
     )
@@ -47,4 +53,6 @@ class Config(pydantic.BaseModel):
             raise ValueError("tls_certificate and tls_key are given together or not at all")
         if self.client_ca and not self.tls_certificate:
             raise ValueError("client_ca needs tls_certificate")
+        if self.tls_certificate and self.port and self.port == self.webhook_port:
+            raise ValueError(f"port and webhook_port are both {self.port}; they ask clients for different things")
         return self

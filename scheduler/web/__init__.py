@@ -5,5 +5,6 @@ extender -- what each verb answers, pure, behind the protocol `Decisions`
 asked    -- what a pod asks through an extended resource
 first_fit -- the devices that kube-scheduler will give a pod without a plan
 answers  -- those decisions from plans, a snapshot and the engine's scoring
-server   -- routes, metrics, TLS and the process that listens
+server   -- routes, metrics and the process that listens
+tls      -- the certificate, read again when its files change
 """

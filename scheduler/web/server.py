@@ -4,11 +4,10 @@ kube-scheduler keeps one HTTP/1.1 connection open and takes every status but 200
 length, connections stay, and a refusal is a 400 with one sentence.
 """
 
-import ssl
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import prometheus_client
 import uvicorn
@@ -18,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler.web import extender, wire
+from scheduler.web import extender, tls, wire
 
 VERBS = ("filter", "prioritize", "preempt")
 
@@ -27,15 +26,6 @@ BUCKETS = (0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1,
 
 KEEP_ALIVE_S = 300
 """A quiet connection stays open longer than Go's client keeps it (90 s), so that the client closes first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Files of the server's certificate; with `client_ca` a client must show a certificate signed by it."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +65,19 @@ class Face:
         The extender's weight in kube-scheduler's configuration.
     also : tuple of Route
         Routes of others: the gating webhook.
+    verbs : tuple of str
+        The extender's verbs that are served; none on the port for those who show no certificate.
     """
 
     decisions: Callable[[], extender.Decisions | None]
     weight: int = 13
     metrics: Metrics = field(default_factory=Metrics.new)
     also: tuple[Route, ...] = ()
+    verbs: tuple[str, ...] = VERBS
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
-        routes = [Route(f"/{verb}", getattr(self, verb), methods=["POST"]) for verb in VERBS]
+        routes = [Route(f"/{verb}", getattr(self, verb), methods=["POST"]) for verb in self.verbs]
         routes += [Route(f"/{name}", getattr(self, name)) for name in ("healthz", "readyz")]
         return Starlette(routes=[*routes, Route("/metrics", self.exposed), *self.also])
 
@@ -168,7 +161,16 @@ async def read_body(request: Request, limit: int) -> bytearray:
     return body
 
 
-def listening(face: Face, host: str, port: int, tls: Tls | None = None) -> uvicorn.Server:
+class Listener(uvicorn.Server):
+    """A server that leaves signals to its owner, who runs several."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def listening(face: Face, host: str, port: int, files: tls.Tls | None = None) -> uvicorn.Server:
     """Return a server that `await server.serve()` runs until `server.should_exit` is set.
 
     Raises
@@ -176,11 +178,7 @@ def listening(face: Face, host: str, port: int, tls: Tls | None = None) -> uvico
     OSError, ssl.SSLError
         A certificate file is missing or malformed.
     """
-    files: dict[str, str] = {}
-    if tls is not None:
-        files = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)}
-        if tls.client_ca is not None:
-            files["ssl_ca_certs"] = str(tls.client_ca)
+    context = tls.Renewed(files).context() if files is not None else None
     config = uvicorn.Config(
         face.app(),
         host=host,
@@ -190,10 +188,7 @@ def listening(face: Face, host: str, port: int, tls: Tls | None = None) -> uvico
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=5,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if tls is not None and tls.client_ca is not None else ssl.CERT_NONE,
-        **files,  # type: ignore[arg-type]
+        ssl_context_factory=None if context is None else lambda *_: context,
     )
     config.load()
-    if config.ssl is not None:
-        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-    return uvicorn.Server(config)
+    return Listener(config)

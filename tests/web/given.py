@@ -14,7 +14,7 @@ from scheduler import policies
 from scheduler.model import machines
 from scheduler.placement import scoring
 from scheduler.snapshot import state
-from scheduler.web import answers, asked, server, wire
+from scheduler.web import answers, asked, server, tls, wire
 from tests.placement import fleets
 from tests.testbed import ports
 
@@ -46,17 +46,17 @@ def body(names: Sequence[str], gpus: int | str | None = None, uid: str = "u") ->
 
 
 @contextlib.asynccontextmanager
-async def listening(face: server.Face, tls: server.Tls | None = None) -> AsyncIterator[str]:
+async def listening(face: server.Face, files: tls.Tls | None = None) -> AsyncIterator[str]:
     """Serve until the end of the block; yields the base URL."""
     port = ports.one()
-    served = server.listening(face, "127.0.0.1", port, tls)
+    served = server.listening(face, "127.0.0.1", port, files)
     task = asyncio.create_task(served.serve())
     try:
         async with asyncio.timeout(10):
             while not served.started:
                 assert not task.done(), "the server ended before it listened"
                 await asyncio.sleep(0.01)
-        yield f"http{'s' if tls else ''}://127.0.0.1:{port}"
+        yield f"http{'s' if files else ''}://127.0.0.1:{port}"
     finally:
         served.should_exit = True
         async with asyncio.timeout(15):

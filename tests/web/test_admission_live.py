@@ -15,7 +15,7 @@ import yaml
 
 from scheduler.apiserver import client, errors, paths
 from scheduler.model import names
-from scheduler.web import server, webhook
+from scheduler.web import server, tls, webhook
 from tests.testbed import cluster as clusters
 from tests.testbed import objects
 from tests.testbed.assumptions import world
@@ -78,7 +78,7 @@ async def hooked(here: world.World) -> AsyncIterator[Hooked]:
     metrics = server.Metrics.new()
     face = server.Face(lambda: None, metrics=metrics, also=(webhook.Webhook.new(known, metrics.registry).route(),))
     [registration] = yaml.safe_load_all((DEPLOY / "webhook.yaml").read_text())
-    async with given.listening(face, server.Tls(pair.cert, pair.key)) as url:
+    async with given.listening(face, tls.Tls(pair.cert, pair.key)) as url:
         port = int(url.rsplit(":", 1)[1])
         async with applied(here.api, webhooks.by_url([registration], port, here.home.authority.ca.read_bytes())):
             await manage(here.api, here.namespace)

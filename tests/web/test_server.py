@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as over
 from hypothesis import strategies as st
 
-from scheduler.web import server, wire
+from scheduler.web import server, tls, wire
 from tests.web import certificates, given
 
 NAMES = ["n-0", "n-1", "n-2"]
@@ -115,7 +115,7 @@ async def test_tls_asks_for_a_client_certificate(tmp_path: Path) -> None:
     files = certificates.write(tmp_path)
     decided = given.decided()
     face = server.Face(lambda: decided)
-    async with given.listening(face, server.Tls(files.certificate, files.key, files.authority)) as url:
+    async with given.listening(face, tls.Tls(files.certificate, files.key, files.authority)) as url:
         known = ssl.create_default_context(cafile=str(files.authority))
         known.load_cert_chain(files.certificate, files.key)
         stranger = ssl.create_default_context(cafile=str(files.authority))
