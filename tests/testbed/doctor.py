@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.testbed import build, cgroups, node, versions
+from tests.testbed import build, cgroups, inotify, node, versions
 
 DISK_GIB = {"build": 12, "run": 2}  # Go's caches reach 10 GB in a cold build; a running cluster takes some hundred MB
 
@@ -25,12 +25,13 @@ class Finding:
 
 def examine(real_nodes: bool = True) -> list[Finding]:
     """Look at everything that a testbed needs; reads only, installs nothing."""
-    found = [_linux(), _go(), _uv(), _disk(), _ports()]
+    found = [_linux(), _go(), _uv(), _disk(), _ports(), _inotify()]
     return found + ([_root(), _namespaces(), _runc(), _cni(), _cgroups()] if real_nodes else [])
 
 
 def lacking(real_nodes: bool = True) -> list[Finding]:
-    """Return what prevents a testbed here, after installing the Debian packages that it may install."""
+    """Return what prevents a testbed here, after raising the limit and installing the packages that it may."""
+    inotify.raise_limit()
     if real_nodes:
         install()
     return [one for one in examine(real_nodes) if one.remedy]
@@ -81,6 +82,17 @@ def _ports() -> Finding:
         except OSError as error:
             return Finding("ports", str(error), "let programs listen on 127.0.0.1")
     return Finding("ports", "127.0.0.1 can be used")
+
+
+def _inotify() -> Finding:
+    """A low limit prevents nothing: it lasts for a cluster or two."""
+    now = inotify.limit()
+    hint = (
+        ""
+        if now >= inotify.WANTED
+        else f"; several clusters at once need sysctl fs.inotify.max_user_instances={inotify.WANTED}"
+    )
+    return Finding("inotify", f"{now} instances{hint}")
 
 
 def _root() -> Finding:
