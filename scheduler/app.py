@@ -173,11 +173,11 @@ class Scheduler:
 
     async def _term(self, epoch: int, leads: Callable[[], bool] = pens.always) -> None:
         """Follow the cluster from a fresh read until cancelled; plan and write in an epoch above 0."""
-        writer = scribe.Scribe(self.api, epoch, self._device_class, leads)
+        known = world.World(self.api, self._options())
+        writer = scribe.Scribe(self.api, epoch, self._device_class, leads, known.pod)
         if epoch:
             unfinished = await recover.recover(self.api, writer)
             log.info("recovered", plans=unfinished)
-        known = world.World(self.api, self._options())
         async with _running(known.store.run(), "mirror"):
             await known.store.wait_synced(self.config.sync_s)
             await self._follow(known, writer, epoch)
@@ -213,7 +213,7 @@ class Scheduler:
         return fleet.Options(level_labels=labels, paths=found)
 
     def _settings(self) -> shells.Settings:
-        return shells.Settings(policies.load(self.config.policy))
+        return shells.Settings(policies.load(self.config.policy), owned=self.config.owned)
 
     def _journal(self, first: fleet.Compiled) -> journal.Journal | machine.Machine:
         core = machine.Machine(

@@ -41,6 +41,9 @@ class Config(pydantic.BaseModel):
         "", description="Node labels of the topology, coarsest first, joined by commas; empty finds the usual ones."
     )
     fabric: str = pydantic.Field("", description="File that says in which domains each node is.")
+    owned: bool = pydantic.Field(
+        True, description="All devices of ours carry the ownership taint; a warning tells of those without it."
+    )
     audit_folder: str = pydantic.Field("", description="Folder of the decision log; no log where empty.")
     sync_s: Annotated[float, pydantic.Field(gt=0, le=3600)] = pydantic.Field(
         120.0, description="Seconds within which everything has to be listed at the start."

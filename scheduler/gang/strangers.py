@@ -112,7 +112,8 @@ class Strangers:
 def _possible(snapshot: state.Snapshot, wanted: state.Grant) -> state.Grant:
     """Return the part of a grant that is free on its node."""
     row = wanted.node
-    gpus = tuple(gpu for gpu in wanted.gpus if _free(snapshot, row, gpu, wanted.milli)) if wanted.milli else ()
+    milli = _share(snapshot, wanted)
+    gpus = tuple(gpu for gpu in wanted.gpus if _free(snapshot, row, gpu, milli)) if milli else ()
     partitions = _partitions(snapshot, wanted)
     held = {*gpus, *(gpu for gpu, _ in partitions)}
     accelerators = (
@@ -123,7 +124,7 @@ def _possible(snapshot: state.Snapshot, wanted: state.Grant) -> state.Grant:
     return replace(
         wanted,
         mask=sum(1 << gpu for gpu in held),
-        milli=wanted.milli if gpus else 0,
+        milli=milli if gpus else 0,
         order=gpus if wanted.order and gpus else (),
         partitions=partitions,
         cpu_milli=max(0, min(wanted.cpu_milli, int(snapshot.cpu_free[row]))),
@@ -134,19 +135,27 @@ def _possible(snapshot: state.Snapshot, wanted: state.Grant) -> state.Grant:
     )
 
 
+def _share(snapshot: state.Snapshot, wanted: state.Grant) -> int:
+    """Return how much of each GPU is taken: of a single one what is left of it."""
+    if len(wanted.gpus) != 1 or wanted.partitions or wanted.gpus[0] >= int(snapshot.topology.gpus[wanted.node]):
+        return wanted.milli
+    return min(wanted.milli, int(snapshot.gpu_free[wanted.node, wanted.gpus[0]]))
+
+
 def _free(snapshot: state.Snapshot, row: int, gpu: int, milli: int) -> bool:
     return gpu < int(snapshot.topology.gpus[row]) and int(snapshot.gpu_free[row, gpu]) >= milli
 
 
 def _partitions(snapshot: state.Snapshot, wanted: state.Grant) -> tuple[tuple[int, int], ...]:
-    """Return the partitions that are free, each beside those before it."""
+    """Return what is free of the partitions, each beside those before it."""
     used: dict[int, int] = {}
     found = []
     for gpu, slices in wanted.partitions:
         if gpu >= int(snapshot.topology.gpus[wanted.node]):
             continue
         before = used.get(gpu, int(snapshot.slices_used[wanted.node, gpu]))
-        if not before & slices and (before or int(snapshot.gpu_free[wanted.node, gpu]) == state.FULL):
-            used[gpu] = before | slices
-            found.append((gpu, slices))
+        left = slices & ~before
+        if left and (before or int(snapshot.gpu_free[wanted.node, gpu]) == state.FULL):
+            used[gpu] = before | left
+            found.append((gpu, left))
     return tuple(found)

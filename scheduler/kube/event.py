@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler.kube import claim as claims
 from scheduler.kube import names
 from scheduler.kube import pod as pods
 
@@ -46,6 +47,7 @@ class Reason(enum.Enum):
     NODE_LOST = ("NodeLost", "Warning", "Following")
     DEVICE_LOST = ("DeviceLost", "Warning", "Following")
     DEVICE_CONFLICT = ("DeviceConflict", "Warning", "Verifying")
+    DEVICE_NOT_OWNED = ("DeviceNotOwned", "Warning", "Verifying")
     CLAIM_ADOPTED = ("ClaimAdopted", "Normal", "Adopting")
     NOT_OURS = ("NotOurs", "Normal", "Releasing")
 
@@ -67,6 +69,11 @@ class Subject:
     def pod(cls, pod: pods.Pod) -> "Subject":
         """Return a pod as a subject."""
         return cls("v1", "Pod", pod.namespace, pod.name, pod.uid)
+
+    @classmethod
+    def claim(cls, claim: claims.Claim) -> "Subject":
+        """Return a claim as a subject."""
+        return cls("resource.k8s.io/v1", "ResourceClaim", claim.namespace, claim.name, claim.uid)
 
     @classmethod
     def owner(cls, namespace: str, owner: pods.Owner) -> "Subject":

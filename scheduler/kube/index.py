@@ -58,6 +58,11 @@ class Index:
         """Return the gang of a pod by the pod's key."""
         return self._identity.get(key)
 
+    def users(self, one: claims.Claim) -> list[mirror.Key]:
+        """Return the pods that name a claim, and the one that it was made for."""
+        found = {*self._users.get((one.namespace, one.name), ())}
+        return sorted(found | ({(one.namespace, one.owner.name)} if one.owner.name else set()))
+
     def _mark(self, gangs: Iterator[str] | list[str] | tuple[str, ...] | set[str]) -> None:
         for gang in gangs:
             if gang in self._known:

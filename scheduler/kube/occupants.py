@@ -4,7 +4,7 @@ CPU, memory and the pod slot are held by a pod, devices by a claim, each under i
 share is held once, and one whose pod is not bound yet is held all the same.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -48,16 +48,27 @@ class Occupants:
             if held is not None:
                 yield from self._there(prefix + pool, pool, held)
 
+    def conflicts(self, closed: Mapping[tuple[str, str], state.Grant]) -> Iterator[events.Event]:
+        """Yield what changed about devices (node, name) that are given out twice: what is left of them nobody gets."""
+        names = {f"conflict/{node}/{name}": (node, held) for (node, name), held in closed.items()}
+        yield from self._all_gone("conflict/", names)
+        for holder, (node, held) in names.items():
+            yield from self._there(holder, node, held)
+
     def taints(self, tainted: Iterable[tuple[str, str]], live: fleet.Fleet) -> Iterator[events.Event]:
         """Yield what changed about devices (node, name) that may not be given out: nobody holds them, nobody may."""
         names = {f"taint/{node}/{name}": (node, name) for node, name in tainted}
-        for gone in [name for name in self.told if name.startswith("taint/") and name not in names]:
-            yield from self._gone(gone)
+        yield from self._all_gone("taint/", names)
         for holder, (node, name) in names.items():
             machine = live.machine(node)
             held = None if machine is None else devices(machine, [rows.Allocation(machine.driver, node, name, "")])
             if held is not None:
                 yield from self._there(holder, node, held)
+
+    def _all_gone(self, prefix: str, but: Container[str]) -> Iterator[events.Event]:
+        """Yield the end of all holders of a kind but some."""
+        for gone in [name for name in self.told if name.startswith(prefix) and name not in but]:
+            yield from self._gone(gone)
 
     def _there(self, holder: str, node: str, use: state.Grant) -> Iterator[events.Event]:
         if self.told.get(holder) != (node, use):

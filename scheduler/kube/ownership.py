@@ -1,6 +1,9 @@
-"""Whether a claim asks for devices that Muster plans."""
+"""Whether a claim asks for devices that Muster plans, and whether those devices are kept for it by the ownership taint."""
 
-from scheduler.kube import catalog, classes, world
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from scheduler.kube import catalog, classes, names, part, taint_rule, world
 from scheduler.kube import claim as claims
 from scheduler.kube import pod as pods
 
@@ -41,3 +44,40 @@ def foreign(pod: pods.Pod, found: world.World) -> bool:
             return False
         specs.append(spec)
     return all(concerns(spec, found) is False for spec in specs)
+
+
+TAINT = f"{names.OWNED}:NoSchedule"
+
+
+@dataclass(slots=True, eq=False)
+class Owned:
+    """Which published devices lack the ownership taint; a slice that has not changed is not read again."""
+
+    _seen: dict[str, tuple[part.Part, tuple[str, ...]]] = field(default_factory=dict)
+
+    def missing(self, found: world.World) -> dict[str, tuple[str, ...]]:
+        """Return the devices of ours that neither their slice nor a taint rule marks, by node, both sorted."""
+        rules = [rule for rule in found.store["taintrules"].values() if rule.taint and _marks(rule.taint)]
+        bare: dict[str, list[str]] = {}
+        seen, self._seen = self._seen, {}
+        for (_, name), one in found.store["slices"].items():
+            if one.driver in found.options.drivers and one.node:
+                last = seen.get(name)
+                self._seen[name] = last if last and last[0] is one else (one, tuple(_bare(one)))
+                bare.setdefault(one.node, []).extend(_left(one, self._seen[name][1], rules))
+        return {node: tuple(sorted(devices)) for node, devices in sorted(bare.items()) if devices}
+
+
+def _bare(one: part.Part) -> Iterator[str]:
+    """Yield the devices that their slice does not mark."""
+    marked = {name for name, taint in one.taints if _marks(taint)}
+    return (entry["name"] for entry in one.content.entries() if entry["name"] not in marked)
+
+
+def _left(one: part.Part, devices: tuple[str, ...], rules: list[taint_rule.Rule]) -> Iterator[str]:
+    """Yield those of some devices that no rule marks either."""
+    return (name for name in devices if not any(rule.selects(one.driver, one.pool, name) for rule in rules))
+
+
+def _marks(taint: part.Taint) -> bool:
+    return taint.key == names.OWNED

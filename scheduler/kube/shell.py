@@ -20,6 +20,7 @@ from scheduler.kube import fleet, names, sighting, workload, world
 from scheduler.kube import followed as following
 from scheduler.kube import occupants as occupying
 from scheduler.kube import pod as pods
+from scheduler.kube import verifier as verifiers
 from scheduler.kube.gangs import identity as identities
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
@@ -45,6 +46,7 @@ class Settings:
 
     policy: policy.ScoringPolicy
     target: targets.TargetWorkload | None = None
+    owned: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -77,12 +79,17 @@ class Shell:
     occupants: occupying.Occupants = field(default_factory=occupying.Occupants)
     compiled: fleet.Compiled = field(init=False)
     journal: journals.Journal | machines.Machine = field(init=False)
+    verifier: verifiers.Verifier = field(init=False)
     turns: int = 0
     _stages: dict[str, set[str]] = field(default_factory=dict)
     _later: dict[str, float] = field(default_factory=dict)
     _wishes: list[tuple[workload.Workload, str]] = field(default_factory=list)
     _dropped: list[str] = field(default_factory=list)
     _freed: bool = False
+
+    def __post_init__(self) -> None:
+        tell = self.carrier.recorder.tell if self.leads else verifiers.silent
+        self.verifier = verifiers.Verifier(self.known, tell, self.settings.owned)
 
     @property
     def machine(self) -> machines.Machine:
@@ -100,6 +107,7 @@ class Shell:
             for found in self.sight.see(identity, self.compiled):
                 self._adopt(found, now)
         self._strangers(now)
+        self.verifier.fleet()
         self.turn()
 
     async def run(self) -> None:
@@ -122,6 +130,8 @@ class Shell:
         if self.known.fleet_changed:
             self._fleet(now)
         self._strangers(now)
+        for event in self.verifier.devices(self.occupants):
+            self._tell(event, now)
         if self.leads:
             self._reservations(now)
             self._gangs(now)
@@ -193,6 +203,7 @@ class Shell:
         tainted = [(node, name) for node, name, _ in self.compiled.tainted]
         for event in list(self.occupants.taints(tainted, self.known.live)):
             self._tell(event, now)
+        self.verifier.fleet()
 
     def _recount(self) -> None:
         """Look at all claims again: their nodes may be in the fleet only now."""
@@ -231,7 +242,7 @@ class Shell:
             if gang.placement is not None:
                 self.carrier.reserved(gang)
             elif not self.machine.knows(gang.key) and found.gang is not None:
-                gang.workload = found
+                gang.see(found)
                 self._tell(events.GangSubmitted(found.gang), now)
             else:
                 self.carrier.repeat(gang)
@@ -266,7 +277,7 @@ class Shell:
         """Return a gang as it is followed, from now on if it was not."""
         key = found.identity.key
         if key not in self.followed:
-            self.followed[key] = following.Followed(found)
+            self.followed[key] = following.Followed(found, lone=bool(found.members) and found.lone)
             self._stages.setdefault(identities.base(found.identity).key, set()).add(key)
         return self.followed[key]
 
@@ -284,7 +295,7 @@ class Shell:
             if not alive:
                 return
             gang = self._follow(found)
-        gang.workload = found
+        gang.see(found)
         if not alive:
             self._vanished(gang, now)
         elif found.problem:
@@ -398,7 +409,8 @@ class Shell:
         if grants is None or found.gang is None:
             return False
         gang = self._follow(found)
-        gang.workload, gang.state = found, following.State.RUNNING
+        gang.see(found)
+        gang.state = following.State.RUNNING
         gang.plan = self.sight.standing(found, self.compiled)
         self.carrier.remember(gang.plan, gang.key)
         for pod in gang.plan.pods:
@@ -411,7 +423,7 @@ class Shell:
             gang.state = following.State.WRITING
             self._later[gang.key] = now  # allocated, but never let go, and without a record that `recover` would see
         if found is not now_is:
-            gang.workload = now_is
+            gang.see(now_is)
             self._later[gang.key] = now  # the pods that have nothing yet are asked for in the next turn
         return True
 
@@ -450,6 +462,8 @@ class Shell:
                 gang.placement, gang.state = None, following.State.WAITING
                 self.carrier.expired(gang)
             case effects.Conflict(_, detail):
+                self._forget_plan(gang)  # what it holds is a stranger's from the next turn on
+                self.known.wake.set()
                 self.carrier.say_conflict(gang, detail)
 
     def _started(self, gang: following.Followed, found: placement.Placement, now: float) -> None:

@@ -71,6 +71,8 @@ class World:
         Set whenever something changed.
     moved_pods, moved_claims : dict of key
         Those that changed since they were last looked at, the last state before for those that are gone.
+    moved_pools : set of str
+        Pools of which a device was allocated or given back since they were last looked at.
     fleet_changed : bool
     on_pool : dict of node to claims
         Allocated claims by the pools of their devices.
@@ -81,6 +83,7 @@ class World:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     moved_pods: dict[mirror.Key, pods.Pod] = field(default_factory=dict)
     moved_claims: dict[mirror.Key, claims.Claim] = field(default_factory=dict)
+    moved_pools: set[str] = field(default_factory=set)
     fleet_changed: bool = True
     on_pool: dict[str, dict[mirror.Key, claims.Claim]] = field(default_factory=dict)
     listeners: list[Callable[[mirror.Change], None]] = field(default_factory=list)
@@ -113,8 +116,10 @@ class World:
         """Keep the claims of each pool."""
         for row in change.before.rows or () if change.before else ():
             self.on_pool.get(row.pool, {}).pop(change.key, None)
+            self.moved_pools.add(row.pool)
         for row in change.after.rows or () if change.after else ():
             self.on_pool.setdefault(row.pool, {})[change.key] = change.after
+            self.moved_pools.add(row.pool)
 
     def _fleet(self, change: mirror.Change) -> None:
         self.fleet_changed = True
