@@ -52,12 +52,15 @@ class Site:
     Attributes
     ----------
     port : int
-        Of Muster's HTTPS server on 127.0.0.1: extender, webhook, metrics.
+        Where Muster answers the extender on 127.0.0.1, to those who show a certificate.
+    webhook_port : int
+        Where it answers everybody else: webhook, probes, metrics.
     """
 
     home: clusters.Cluster
     fleet: presets.Fleet
     port: int
+    webhook_port: int
 
     @property
     def tainted(self) -> bool:
@@ -80,6 +83,7 @@ class Site:
         """Run the command and wait until it is synced."""
         pair = self.home.authority.issue(NAME)
         argv = [sys.executable, "-m", "scheduler.cli", "run", "--host", "127.0.0.1", "--port", self.port]
+        argv += ["--webhook-port", self.webhook_port, "--client-ca", self.home.authority.ca]
         argv += ["--kubeconfig", self.home.kubeconfig, "--tls-certificate", pair.cert, "--tls-key", pair.key, *options]
         return self.home.parts.start(NAME, argv, ready=self.ready, deadline_s=READY_S, cwd=ROOT)
 
@@ -93,12 +97,14 @@ class Site:
     def get(self, path: str) -> str:
         """Return what Muster's server answers."""
         tls = ssl.create_default_context(cafile=str(self.home.authority.ca))
-        with urllib.request.urlopen(f"https://127.0.0.1:{self.port}{path}", timeout=5, context=tls) as answer:
+        with urllib.request.urlopen(f"https://127.0.0.1:{self.webhook_port}{path}", timeout=5, context=tls) as answer:
             text: str = answer.read().decode()
         return text
 
     def extender(self) -> dict[str, Any]:
         """Return the entry of kube-scheduler's configuration."""
+        own = self.home.authority.issue("kube-scheduler-extender")
+        trust = {"caFile": str(self.home.authority.ca), "certFile": str(own.cert), "keyFile": str(own.key)}
         return {
             "urlPrefix": f"https://127.0.0.1:{self.port}",
             "filterVerb": "filter",
@@ -108,7 +114,7 @@ class Site:
             "httpTimeout": "2s",
             "ignorable": True,
             "enableHTTPS": True,
-            "tlsConfig": {"caFile": str(self.home.authority.ca)},
+            "tlsConfig": trust,
         }
 
     def _controller(self, name: str) -> None:
@@ -133,7 +139,7 @@ class Site:
     async def _register(self) -> None:
         """Register the webhook of deploy/, with a URL in place of the service."""
         [registration] = yaml.safe_load_all((DEPLOY / "webhook.yaml").read_text())
-        await self._apply(webhooks.by_url([registration], self.port, self.home.authority.ca.read_bytes()))
+        await self._apply(webhooks.by_url([registration], self.webhook_port, self.home.authority.ca.read_bytes()))
 
     async def _apply(self, items: list[manifests.Object]) -> None:
         async with await client.Client.connect(self.home.kubeconfig) as api:
@@ -151,4 +157,4 @@ def taint_rule() -> dict[str, Any]:
 
 
 def of(home: clusters.Cluster, fleet: presets.Fleet = FLEET) -> Site:
-    return Site(home, fleet, ports.one())
+    return Site(home, fleet, ports.one(), ports.one())
