@@ -142,7 +142,7 @@ class Carrier:
 
     def let_go(self, pod: pods.Pod) -> None:
         """Take our gate off a pod that has nothing of ours."""
-        self._later(f"let go {pod.key}", self.scribe.let_go(pod))
+        self._later(f"let go {pod.key}", self.scribe.pods.let_go(pod))
 
     async def close(self) -> None:
         """Stop all writing; whoever leads next finishes or undoes it."""
@@ -154,13 +154,23 @@ class Carrier:
         problem, stands = "", None
         try:
             await free.wait(self.known, new)
-            await self.scribe.start(gang.workload, new, before)
+            await self._start(gang, new, before)
         except scribes.StartFailed as error:
             problem, stands = str(error), error.stands
         except (TimeoutError, OSError, aiohttp.ClientError, errors.ApiError) as error:
             problem, stands = f"{type(error).__name__}: {error}", before
         self._done.append(Done(gang.key, new, problem, stands))
         self.known.wake.set()
+
+    async def _start(self, gang: followed.Followed, new: plan.Plan, before: plan.Plan | None) -> None:
+        if gang.recorded or not gang.lone or before is not None:
+            gang.recorded = True
+            await self.scribe.start(gang.workload, new, before)
+            return
+        claimed = [claim for pod in new.pods for _, claim in self.seen_claims(pod)]
+        if len(claimed) != sum(len(pod.claims) for pod in new.pods):
+            raise scribes.StartFailed("its claim is gone")
+        await self.scribe.start_lone(new, claimed[0] if claimed else None)
 
     async def _go_on(self, key: str, stands: plan.Plan, pending: list[PlannedPod]) -> None:
         problem: str = ""
@@ -249,7 +259,8 @@ class Carrier:
         """The gang is gone."""
         if gang.task is not None and not gang.task.done():
             gang.task.cancel()
-        self._later(f"finish {gang.key}", self.scribe.finish(gang.workload))
+        if gang.recorded or not gang.lone:
+            self._later(f"finish {gang.key}", self.scribe.records.finish(gang.workload))
 
     def _say(self, gang: followed.Followed, reason: event.Reason, word: str, text: str) -> None:
         """Tell people once: an Event, and the status of the GangPlacement where no plan is in force."""
@@ -257,9 +268,10 @@ class Carrier:
             return
         gang.said = text
         self._tell(gang, reason, text)
-        if gang.plan is None:
+        if gang.plan is None and not gang.lone:
+            gang.recorded = True
             phase = gang_record.Phase.REJECTED if gang.state is followed.State.REJECTED else gang_record.Phase.WAITING
-            self._later(f"say {gang.key}", self.scribe.say(gang.workload, phase, word, text))
+            self._later(f"say {gang.key}", self.scribe.records.say(gang.workload, phase, word, text))
 
     def _tell(self, gang: followed.Followed, reason: event.Reason, text: str) -> None:
         """Write Events on the owner and on the first pods."""

@@ -38,6 +38,10 @@ class Followed:
         When its pods were last told to go.
     said : str
         What people were last told.
+    lone : bool
+        Whether it is a pod of its own, see `Workload.lone`; kept when the pod is gone.
+    recorded : bool
+        Whether it was given a GangPlacement.
     """
 
     workload: workloads.Workload
@@ -50,6 +54,8 @@ class Followed:
     evicted_at: float | None = None
     failures: int = 0
     said: str = ""
+    lone: bool = False
+    recorded: bool = False
     complete_at: float | None = None
     task: asyncio.Task[None] | None = None
 
@@ -57,6 +63,12 @@ class Followed:
     def key(self) -> str:
         """Return the name of the model's gang."""
         return self.workload.identity.key
+
+    def see(self, found: workloads.Workload) -> None:
+        """Take what it is now."""
+        self.workload = found
+        if found.members:
+            self.lone = found.lone
 
     @property
     def settled(self) -> bool:

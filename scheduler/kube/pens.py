@@ -4,10 +4,10 @@ Why a leader that was paused can't write half a plan when it comes back:
 
 1. Every write first asks `leads`, which looks at this process's own clock. What is still sent after a pause are the
    writes, at most `FLIGHT`, that had asked before it.
-2. Such a write is of a record, a claim or a pod. A claim is written only after the answer that its plan is on record,
-   so whoever leads next finds that plan. Before it decides, it stamps every claim without its devices and every gated
-   pod of the plan with its own term (`recover`); a stamp makes a new version, and the late write, which carries the
-   version that was read before, is refused.
+2. Such a write is of a record, a claim or a pod. A claim is allocated only after the answer that its plan is on record,
+   or that the claim itself bears our stamp (a lone pod), so whoever leads next finds it. Before it decides, it stamps
+   every such claim without its devices and every gated pod of a plan with its own term (`recover`); a stamp makes a
+   new version, and the late write, which carries the version that was read before, is refused.
 3. A leader that reads a stamp of a later term, or a record with a plan of one, stops (`Fenced`): so even one that
    reads and writes after the pause, with a clock that is wrong, does not get past step 2.
 """
@@ -41,6 +41,10 @@ UNANSWERED = (TimeoutError, OSError, aiohttp.ClientError)
 
 class Fenced(Exception):
     """This process does not lead any more."""
+
+
+class Refused(Exception):
+    """The objects are not as the plan needs them."""
 
 
 def always() -> bool:
@@ -108,6 +112,17 @@ class Pen:
         """
         if epoch > self.epoch:
             raise Fenced(f"the leader of term {epoch} has taken over from that of term {self.epoch}")
+
+    def same(self, path: str, item: Mapping[str, Any], uid: str) -> None:
+        """Stop where a later leader was, or where an object is not the one that was planned with.
+
+        Raises
+        ------
+        Fenced, Refused
+        """
+        self.check(item)
+        if item["metadata"]["uid"] != uid or "deletionTimestamp" in item["metadata"]:
+            raise Refused(f"{path.rpartition('namespaces/')[2]} is another one by now, or is being deleted")
 
     async def _bounded(self, job: Awaitable[None]) -> None:
         async with self._gate:

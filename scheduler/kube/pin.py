@@ -3,6 +3,7 @@
 from typing import Any
 
 from scheduler.kube import names, plan
+from scheduler.kube import pod as pods
 
 Item = dict[str, Any]
 
@@ -14,13 +15,30 @@ def release(pod: Item, gang: str, planned: plan.PlannedPod) -> None:
     kube-scheduler from choosing others for it, and its allocated claims admit the planned node only.
     """
     spec, metadata = pod["spec"], pod["metadata"]
-    devices = ",".join(row.device for claim in planned.claims for row in claim.rows)
-    annotations = {names.PLANNED_RANK: str(planned.rank), names.PLANNED_DEVICES: devices}
-    metadata.setdefault("annotations", {}).update(annotations)
+    metadata.setdefault("annotations", {}).update(_annotations(planned))
     metadata.setdefault("labels", {})[names.GANG] = gang
     if gated(pod):
         ungate(pod)
         node(spec, planned.node)
+
+
+def patch(pod: pods.Pod, gang: str, planned: plan.PlannedPod) -> Item | None:
+    """Return `release` as a merge patch of the version that is known; None where the pod has to be read for it.
+
+    A merge patch replaces lists whole: the version makes sure that the other gates are still those that are known.
+    """
+    if names.GATE not in pod.gates or pod.affine or pod.node:
+        return None
+    spec: Item = {"schedulingGates": [{"name": gate} for gate in pod.gates if gate != names.GATE]}
+    node(spec, planned.node)
+    labels = {names.GANG: gang}
+    metadata = {"uid": pod.uid, "resourceVersion": pod.version, "labels": labels, "annotations": _annotations(planned)}
+    return {"metadata": metadata, "spec": spec}
+
+
+def _annotations(planned: plan.PlannedPod) -> dict[str, str]:
+    devices = ",".join(row.device for claim in planned.claims for row in claim.rows)
+    return {names.PLANNED_RANK: str(planned.rank), names.PLANNED_DEVICES: devices}
 
 
 def gated(pod: Item) -> bool:

@@ -52,6 +52,8 @@ class Pod:
         Where it is bound, "" before.
     pinned : str
         The only node that its affinity admits by ``matchFields metadata.name``, "" without such a term.
+    affine : bool
+        Whether it says on which nodes it must run by a required node affinity.
     group : str
         ``spec.schedulingGroup.podGroupName``.
     cpu_milli, memory_mib : int
@@ -71,6 +73,7 @@ class Pod:
     gates: tuple[str, ...] = ()
     node: str = ""
     pinned: str = ""
+    affine: bool = False
     phase: str = "Pending"
     deleting: bool = False
     priority: int = 0
@@ -122,6 +125,7 @@ def read(item: Item) -> Pod:
         gates=tuple(one["name"] for one in spec.get("schedulingGates") or ()),
         node=spec.get("nodeName") or "",
         pinned=_pinned(spec),
+        affine=bool(_required(spec)),
         phase=status.get("phase") or "Pending",
         deleting="deletionTimestamp" in metadata,
         priority=spec.get("priority") or 0,
@@ -153,10 +157,14 @@ def _claim(entry: Item, made: Mapping[str, str]) -> ClaimRef:
 
 def _pinned(spec: Item) -> str:
     """Return the node that a required affinity term of one name leaves."""
-    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-    terms = (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms") or ()
-    nodes = {_only(term) for term in terms}
+    nodes = {_only(term) for term in _required(spec).get("nodeSelectorTerms") or ()}
     return nodes.pop() if len(nodes) == 1 else ""
+
+
+def _required(spec: Item) -> Item:
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    found: Item = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    return found
 
 
 def _only(term: Item) -> str:

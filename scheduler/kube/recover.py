@@ -65,12 +65,14 @@ class Found:
         """Return the pods that are gone, with their claims that have the planned devices and no user."""
         used = {claim.uid for pod in self.plan.pods if pod.uid in self.pods for claim in pod.claims}
         gone = (pod for pod in self.plan.pods if pod.uid not in self.pods)
-        found = ((pod, tuple(one for one in pod.claims if one.uid not in used and self._idle(one))) for pod in gone)
+        found = (
+            (pod, tuple(one for one in pod.claims if one.uid not in used and self._idle(pod, one))) for pod in gone
+        )
         return [dataclasses.replace(pod, claims=idle) for pod, idle in found if idle]
 
-    def _idle(self, one: plans.PlannedClaim) -> bool:
+    def _idle(self, pod: plans.PlannedPod, one: plans.PlannedClaim) -> bool:
         claim = self.claims.get(one.uid)
-        return claim is not None and claim.rows == one.rows and not claim.reserved
+        return claim is not None and claim.rows == one.rows and set(claim.reserved) <= {pod.uid}
 
     def bound(self, planned: plans.PlannedPod) -> bool:
         """Return whether a pod is on a node."""
@@ -128,14 +130,9 @@ class Cluster:
 
 async def recover(api: client.Client, writer: scribe.Scribe) -> int:
     """Finish or undo every unfinished plan; return how many there were."""
-    try:
-        records, _ = await api.list(paths.of(names.API_VERSION, names.PLURAL))
-    except errors.ApiError as error:
-        if error.missing:
-            return 0
-        raise
-    planned = [found for item in records if (found := gang_record.read_plan(item)) is not None]
-    there = Cluster(*[(await api.list(path))[0] for path in LISTS]) if planned else Cluster([], [], [])
+    planned = [found for item in await _records(api) if (found := gang_record.read_plan(item)) is not None]
+    there = Cluster(*[(await api.list(path))[0] for path in LISTS])
+    await _touch_begun(writer.pen, there.claims)
     unfinished = [one for one in (there.found(plan) for plan in planned) if not one.finished]
     writer = dataclasses.replace(writer, device_class=there.device_class)
     for one in unfinished:
@@ -143,6 +140,24 @@ async def recover(api: client.Client, writer: scribe.Scribe) -> int:
     for one in unfinished:
         await _resolve(writer, one, there)
     return len(unfinished)
+
+
+async def _records(api: client.Client) -> list[Item]:
+    try:
+        return (await api.list(paths.of(names.API_VERSION, names.PLURAL)))[0]
+    except errors.ApiError as error:
+        if error.missing:
+            return []
+        raise
+
+
+async def _touch_begun(pen: pens.Pen, listed: list[Item]) -> None:
+    """Change every claim of a lone pod that was begun and has no devices: its allocation may still be on its way."""
+    found = [claims.read(item) for item in listed if pens.TERM in (item["metadata"].get("annotations") or {})]
+    begun = [one for one in found if one.rows is None and not one.deleting]
+    await pen.all(
+        _stamp(pen, paths.of(paths.RESOURCE, "resourceclaims", one.namespace, one.name), one.uid) for one in begun
+    )
 
 
 async def _resolve(writer: scribe.Scribe, one: Found, there: Cluster) -> None:
@@ -156,7 +171,7 @@ async def _resolve(writer: scribe.Scribe, one: Found, there: Cluster) -> None:
     try:
         if (one.whole or one.let_go) and not taken:
             await writer.resume(one.plan, one.pending)
-            await writer.take_back(one.plan, one.left)
+            await writer.claims.take_back(one.plan.identity.namespace, one.left)
             log.info("plan of the leader before finished", gang=key)
             return
         why = f"its devices are of claim {taken[0]} by now" if taken else "a pod of it went away before any was let go"

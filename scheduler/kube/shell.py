@@ -479,7 +479,8 @@ class Shell:
     def _write(self, gang: following.Followed, found: placement.Placement, now: float) -> None:
         """Turn a placement into a plan and have it written."""
         try:
-            plan = self.sight.planned(gang, found, self.compiled)
+            others = (one.plan for one in self.followed.values() if one.plan is not None and one is not gang)
+            plan = self.sight.planned(gang, found, self.compiled, others)
         except sighting.Unplannable as problem:
             self._tell(events.BindFailed(gang.key, str(problem)), now)
             gang.placement, gang.state = None, following.State.WAITING

@@ -98,6 +98,12 @@ class Workload:
     within: tuple[Within, ...] = ()
 
     @property
+    def lone(self) -> bool:
+        """Return whether it is one pod of its own with one claim at most, whose plan is written without a record."""
+        pods = [member.pod for member in self.members]
+        return self.identity.kind == "Pod" and len(pods) == 1 and len(pods[0].claims) <= 1
+
+    @property
     def complete(self) -> bool:
         """Return whether the gang may be planned."""
         return self.gang is not None and not (self.missing or self.waiting_for or self.problem)

@@ -76,7 +76,10 @@ def test_a_pod_that_is_done_gets_no_devices_again() -> None:
 def test_what_a_pod_that_is_gone_left_is_taken_back_unless_it_is_used() -> None:
     one = found([pod(SECOND, False, "n1")], [claim(POD, True), claim(SECOND, True, True)])
     assert [two.uid for two in one.left] == ["uid-a"] and not one.finished
-    used = found([pod(SECOND, False, "n1")], [claim(POD, True, True), claim(SECOND, True, True)])
+    reserved = found([pod(SECOND, False, "n1")], [claim(POD, True, True), claim(SECOND, True, True)])
+    assert [two.uid for two in reserved.left] == ["uid-a"], "reserved for the pod that is gone"
+    stranger = dataclasses.replace(reserved.claims["uid-c-a"], reserved=("uid-x",))
+    used = dataclasses.replace(reserved, claims=reserved.claims | {"uid-c-a": stranger})
     assert used.finished
 
 

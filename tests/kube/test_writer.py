@@ -186,7 +186,7 @@ async def test_what_is_said_meanwhile_does_not_take_a_plan_off_the_record(site: 
 
     site.api.before = late
     one = site.scribe()
-    saying = asyncio.create_task(one.say(writing.GANG, gang_record.Phase.WAITING, "No", "no"))
+    saying = asyncio.create_task(one.records.say(writing.GANG, gang_record.Phase.WAITING, "No", "no"))
     await asyncio.sleep(0.05)
     await one.start(writing.GANG, site.plan, None)
     await saying

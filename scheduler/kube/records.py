@@ -1,0 +1,120 @@
+"""Writes the GangPlacements of one leader: plans first of all, and what people are told."""
+
+import asyncio
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from scheduler import faultpoint
+from scheduler.apiserver import errors, paths
+from scheduler.kube import gang_record, names, pens, plan, workload
+
+Item = dict[str, Any]
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class Records:
+    """The records of one leader."""
+
+    pen: pens.Pen
+    _turns: "weakref.WeakValueDictionary[str, asyncio.Lock]" = field(default_factory=weakref.WeakValueDictionary)
+
+    async def write(self, gang: workload.Workload, new: plan.Plan) -> Item:
+        """Write a plan down, and return its record."""
+        item = await self._put(gang_record.body(gang, new, self.pen.epoch))
+        faultpoint.reach("record-written")
+        return item
+
+    async def say(self, gang: workload.Workload, phase: gang_record.Phase, reason: str, text: str) -> None:
+        """Write the state of a gang without a plan."""
+        await self.tell(await self._put(gang_record.body(gang, None, self.pen.epoch)), phase, reason, text)
+
+    async def finish(self, gang: workload.Workload) -> None:
+        """Delete the record of a gang that is gone."""
+        async with self._turn(gang.identity):
+            try:
+                await self.pen.delete(_path(gang.identity))
+            except errors.ApiError as error:
+                if not error.missing:
+                    raise
+
+    async def read(self, identity: workload.Identity) -> Item | None:
+        """Return a record, None where there is none.
+
+        Raises
+        ------
+        Fenced
+            It has the plan of a later leader.
+        """
+        try:
+            found: Item = await self.pen.get(_path(identity))
+        except errors.ApiError as error:
+            if error.missing:
+                return None
+            raise
+        self.pen.compare(gang_record.epoch(found))
+        return found
+
+    async def clear(self, identity: workload.Identity, why: str) -> None:
+        """Take the plan off a record."""
+        async with self._turn(identity):
+            for _ in range(pens.TRIES):
+                found = await self.read(identity)
+                if found is None:
+                    return
+                found["spec"].pop("plan", None)
+                try:
+                    found = await self.pen.replace(_path(identity), found)
+                except errors.ApiError as error:
+                    if error.conflict or error.missing:
+                        continue
+                    raise
+                faultpoint.reach("record-cleared")
+                await self.tell(found, gang_record.Phase.WAITING, "RolledBack", why)
+                return
+        raise pens.Refused(f"{names.KIND} {identity.key} changed under every try")
+
+    async def tell(self, item: Item, phase: gang_record.Phase, reason: str, text: str) -> Item:
+        """Write the status of a record that was just read or written."""
+        change = {"status": gang_record.status(item, phase, reason, text)}
+        metadata = item["metadata"]
+        path = _path(workload.Identity(metadata["namespace"], metadata["name"], ""))
+        try:
+            told: Item = await self.pen.patch(f"{path}/status", change)
+        except errors.ApiError as error:
+            if error.missing:
+                return item
+            raise
+        faultpoint.reach("status-written")
+        return told
+
+    async def _put(self, body: Item) -> Item:
+        """Create or replace a record; what others have in its metadata stays."""
+        metadata = body["metadata"]
+        identity = workload.Identity(metadata["namespace"], metadata["name"], "")
+        async with self._turn(identity):
+            for turn in range(pens.TRIES):
+                found = await self.read(identity) if turn else None  # most gangs are new: one request less for them
+                try:
+                    if found is None:
+                        collection = paths.of(names.API_VERSION, names.PLURAL, identity.namespace)
+                        return dict(await self.pen.create(collection, body))
+                    found["spec"] = body["spec"]
+                    found["metadata"] |= {key: metadata[key] for key in ("ownerReferences",) if key in metadata}
+                    return dict(await self.pen.replace(_path(identity), found))
+                except errors.ApiError as error:
+                    if not (error.conflict or error.exists or (error.missing and found is not None)):
+                        raise
+        raise pens.Refused(f"{names.KIND} {identity.key} changed under every try")
+
+    def _turn(self, identity: workload.Identity) -> asyncio.Lock:
+        """Return the lock of a record: what is said of a gang must not overwrite a plan that is written meanwhile."""
+        return self._turns.setdefault(identity.key, asyncio.Lock())
+
+
+def _path(identity: workload.Identity) -> str:
+    return paths.of(names.API_VERSION, names.PLURAL, identity.namespace, identity.name)
