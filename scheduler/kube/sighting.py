@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from scheduler.kube import (
     plan,
     requests,
     rows,
+    taken,
     workload,
     world,
 )
@@ -129,8 +130,19 @@ class Sight:
             planned.append(plan.PlannedPod(member.rank, member.role, member.pod.name, member.pod.uid, node, had))
         return plan.Plan(found.identity, tuple(planned), 0)
 
-    def planned(self, gang: followed.Followed, found: placement.Placement, compiled: fleet.Compiled) -> plan.Plan:
+    def planned(
+        self,
+        gang: followed.Followed,
+        found: placement.Placement,
+        compiled: fleet.Compiled,
+        in_force: Iterable[plan.Plan] = (),
+    ) -> plan.Plan:
         """Return a placement as a plan; pods that have their devices already keep exactly those.
+
+        Parameters
+        ----------
+        in_force : iterable of Plan
+            Those of the other gangs.
 
         Raises
         ------
@@ -139,13 +151,21 @@ class Sight:
         nodes = compiled.topology.nodes
         before = {pod.uid: pod for pod in gang.plan.pods} if gang.plan else {}
         planned = []
+        stays = {member.pod.uid for member in gang.workload.members}
+        lost = {one.uid for uid, pod in before.items() if uid not in stays for one in pod.claims}
+        kept_plan = (
+            [replace(gang.plan, pods=tuple(one for one in gang.plan.pods if one.uid in stays))] if gang.plan else []
+        )
+        held = taken.accelerators(self.known, found, compiled.topology, (*in_force, *kept_plan), lost)
         for member, grant in zip(gang.workload.members, found.grants, strict=False):
             kept = before.get(member.pod.uid)
             if kept is not None:
                 planned.append(replace(kept, rank=member.rank, role=member.role))
                 continue
             node = nodes[grant.node].name
-            given = self._rows(member.pod, node, grant)
+            given = self._rows(member.pod, node, grant, held.get(node, ()))
+            if grant.accelerators:
+                held[node].update(row.device for claim in given for row in claim.rows)
             planned.append(plan.PlannedPod(member.rank, member.role, member.pod.name, member.pod.uid, node, given))
         return plan.Plan(
             identity=gang.workload.identity,
@@ -170,7 +190,9 @@ class Sight:
         """Return whether a plan has other pods than the one before."""
         return before is None or {pod.uid for pod in one.pods} != {pod.uid for pod in before.pods}
 
-    def _rows(self, pod: pods.Pod, node: str, grant: state.Grant) -> tuple[plan.PlannedClaim, ...]:
+    def _rows(
+        self, pod: pods.Pod, node: str, grant: state.Grant, held: Collection[str]
+    ) -> tuple[plan.PlannedClaim, ...]:
         machine = self.known.live.machine(node)
         if machine is None:
             raise Unplannable(f"pod {pod.key}: node {node} has left the fleet")
@@ -179,7 +201,7 @@ class Sight:
         ids = tuple(str(uuid.uuid4()) for _ in range(len(grant.gpus)))
         try:
             specs = requests.asked(pod, mirror["claims"], mirror["templates"])
-            found = rows.of(specs, self._classes(), self.known.live.catalog(), machine, grant, ids)
+            found = rows.of(specs, self._classes(), self.known.live.catalog(), machine, grant, ids, held)
         except ValueError as error:
             raise Unplannable(f"pod {pod.key} on node {node}: {error}") from error
         return tuple(plan.PlannedClaim(name, own[name].uid, given) for name, given in found.items() if name in own)

@@ -101,7 +101,7 @@ async def test_what_is_left_of_a_device_that_is_given_out_twice_is_nobodys(home:
 
     async def waits() -> bool:
         found = await home.placement("gang-all")
-        return bool(found) and found["status"]["phase"] == "Waiting"  # type: ignore[index]
+        return (found or {}).get("status", {}).get("phase") == "Waiting"
 
     await home.until(waits)
     for name in ("a", "b"):
