@@ -119,7 +119,8 @@ def kueued(kubernetes_version: str) -> Iterator[clusters.Cluster]:
     fixtures.require(real_nodes=False)
     with clusters.Cluster(clusters.Options(version=kubernetes_version)).start() as home:
         real.start(home, frameworks=["batch/job"])
-        home.kubectl("create", "-f", str(DEPLOY / "kueue.yaml"))
+        for file in ("namespace.yaml", "rbac.yaml", "kueue.yaml"):
+            home.kubectl("create", "-f", str(DEPLOY / file))
         yield home
 
 

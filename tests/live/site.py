@@ -1,8 +1,8 @@
 """A cluster as a user has it: control plane, simulated machines, other projects' controllers, and Muster beside them.
 
-Everything is a real program; only the machines are kwok's. Muster runs as its command, with TLS and leader election, its
-webhook is registered by URL, kube-scheduler asks its extender, and one taint rule owns all devices of the driver where
-the version has such rules.
+Everything is a real program; only the machines are kwok's. Muster runs as its command under its own account, with TLS and
+leader election, its webhook is registered by URL, kube-scheduler asks its extender, and one taint rule owns all devices
+of the driver where the version has such rules: all of it as deploy/scheduler has it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,16 @@ from typing import Any
 import yaml
 
 from scheduler.apiserver import client
-from scheduler.model import names
 from tests.kube import live
 from tests.testbed import cluster as clusters
-from tests.testbed import kwok, ports, process
+from tests.testbed import kubeconfig, kwok, ports, process
 from tests.testbed.controllers import jobset, kueue, lws, manifests, webhooks
 from tests.testbed.fleet import create, presets
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "scheduler"
-NAME = "muster-scheduler"
-DRIVER = "gpu.muster.dev"
+SPACE, NAME = "muster-system", "muster-scheduler"
 READY_S = 60.0
-WEIGHT = 13
 FRAMEWORKS = ("batch/job", "jobset.x-k8s.io/jobset")
 CONTROLLERS = ("jobset", "kueue", "lws")
 
@@ -81,11 +78,21 @@ class Site:
 
     def start_muster(self, *options: str) -> process.Process:
         """Run the command and wait until it is synced."""
-        pair = self.home.authority.issue(NAME)
-        argv = [sys.executable, "-m", "scheduler.cli", "run", "--host", "127.0.0.1", "--port", self.port]
-        argv += ["--webhook-port", self.webhook_port, "--client-ca", self.home.authority.ca]
-        argv += ["--kubeconfig", self.home.kubeconfig, "--tls-certificate", pair.cert, "--tls-key", pair.key, *options]
-        return self.home.parts.start(NAME, argv, ready=self.ready, deadline_s=READY_S, cwd=ROOT)
+        return self.home.parts.start(NAME, self.argv(*options), ready=self.ready, deadline_s=READY_S, cwd=ROOT)
+
+    def argv(self, *options: str) -> list[str | Path]:
+        """Return the command."""
+        pair = self.home.authority.issue(NAME, ("127.0.0.1", "localhost", f"{NAME}.{SPACE}.svc"))
+        found: list[str | Path] = [sys.executable, "-m", "scheduler.cli", "run", "--host", "127.0.0.1"]
+        found += [f"--port={self.port}", f"--webhook-port={self.webhook_port}", "--kubeconfig", self._kubeconfig()]
+        found += ["--tls-certificate", pair.cert, "--tls-key", pair.key, "--client-ca", self.home.authority.ca]
+        return [*found, *options]
+
+    def _kubeconfig(self) -> Path:
+        """Write the file by which Muster acts as its own account, with the rights of deploy/ and no others."""
+        token = self.home.kubectl("-n", SPACE, "create", "token", NAME, "--duration=24h").strip()
+        path = self.home.folder / f"{NAME}.kubeconfig"
+        return kubeconfig.write(path, self.home.server, self.home.authority.ca, token)
 
     def stop_muster(self) -> None:
         self.home.parts.stop(NAME)
@@ -104,18 +111,10 @@ class Site:
     def extender(self) -> dict[str, Any]:
         """Return the entry of kube-scheduler's configuration."""
         own = self.home.authority.issue("kube-scheduler-extender")
-        trust = {"caFile": str(self.home.authority.ca), "certFile": str(own.cert), "keyFile": str(own.key)}
-        return {
-            "urlPrefix": f"https://127.0.0.1:{self.port}",
-            "filterVerb": "filter",
-            "prioritizeVerb": "prioritize",
-            "weight": WEIGHT,
-            "nodeCacheCapable": True,
-            "httpTimeout": "2s",
-            "ignorable": True,
-            "enableHTTPS": True,
-            "tlsConfig": trust,
-        }
+        files = {"caFile": str(self.home.authority.ca), "certFile": str(own.cert), "keyFile": str(own.key)}
+        [told] = manifest("kube-scheduler.yaml")[0]["extenders"]
+        found: dict[str, Any] = told | {"urlPrefix": f"https://127.0.0.1:{self.port}"}
+        return found | {"tlsConfig": told["tlsConfig"] | files}
 
     def _controller(self, name: str) -> None:
         match name:
@@ -125,20 +124,20 @@ class Site:
                 lws.start(self.home)
             case "kueue":
                 kueue.start(self.home, frameworks=FRAMEWORKS)
-                asyncio.run(self._apply(list(yaml.safe_load_all((DEPLOY / "kueue.yaml").read_text()))))
+                asyncio.run(self._apply(manifest("kueue.yaml")))
 
     async def _furnish(self) -> None:
         async with await client.Client.connect(self.home.kubeconfig) as api:
             if self.fleet:
                 await create.create(api, self.fleet, self.home.kubernetes.minor)
-            crd = yaml.safe_load((DEPLOY / "crd.yaml").read_text())
-            space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "muster-system"}}
             classes = [live.device_class(), live.device_class("mig.muster.dev", "mig")]
-            await manifests.apply(api, [space, crd, *classes, *([taint_rule()] if self.tainted else [])])
+            owned = manifest("ownership.yaml") if self.tainted else []
+            installed = [one for name in ("namespace.yaml", "crd.yaml", "rbac.yaml") for one in manifest(name)]
+            await manifests.apply(api, [*installed, *classes, *owned])
 
     async def _register(self) -> None:
         """Register the webhook of deploy/, with a URL in place of the service."""
-        [registration] = yaml.safe_load_all((DEPLOY / "webhook.yaml").read_text())
+        [registration] = manifest("webhook.yaml")
         await self._apply(webhooks.by_url([registration], self.webhook_port, self.home.authority.ca.read_bytes()))
 
     async def _apply(self, items: list[manifests.Object]) -> None:
@@ -146,14 +145,9 @@ class Site:
             await manifests.apply(api, items)
 
 
-def taint_rule() -> dict[str, Any]:
-    """Return the rule that keeps every other allocator off our driver's devices."""
-    return {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "DeviceTaintRule",
-        "metadata": {"name": "muster-owned"},
-        "spec": {"deviceSelector": {"driver": DRIVER}, "taint": {"key": names.OWNED, "effect": "NoSchedule"}},
-    }
+def manifest(name: str) -> list[manifests.Object]:
+    """Return the objects of a file that users apply."""
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
 def of(home: clusters.Cluster, fleet: presets.Fleet = FLEET) -> Site:

@@ -21,11 +21,12 @@ READY_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a cluster consists of."""
+    """What a cluster consists of; of the user `audited`, if one is named, the API server writes down every request."""
 
     version: str = versions.NEWEST
     real_nodes: int = 0
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    audited: str = ""
 
 
 class Cluster:
@@ -46,7 +47,9 @@ class Cluster:
         self.parts = process.Group(self.folder / "logs")
         self.bins = build.control(self.version, tell)
         names = tuple(f"real-{index}" for index in range(options.real_nodes))
-        self.control = control.ControlPlane(self.folder, self.kubernetes, self.bins, self.authority, self.parts, names)
+        self.control = control.ControlPlane(
+            self.folder, self.kubernetes, self.bins, self.authority, self.parts, names, options.audited
+        )
         self.server, self.kubeconfig = self.control.server, self.control.kubeconfig()
         self.nodes = {name: self._node(name, index) for index, name in enumerate(names)}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tests.testbed import kubeconfig, pki, ports, process, versions
+from tests.testbed import audit, kubeconfig, pki, ports, process, versions
 
 READY_S = 60.0
 USERS = {  # user: groups, as kubeadm gives them
@@ -33,7 +33,9 @@ class ControlPlane:
         authority: pki.Authority,
         parts: process.Group,
         nodes: tuple[str, ...] = (),
+        audited: str = "",
     ) -> None:
+        self.audit = audit.Audit(folder, audited) if audited else None
         self.folder, self.version, self.bins = folder, version, bins
         self.authority, self.parts = authority, parts
         self.users = USERS | {f"system:node:{node}": "system:nodes" for node in nodes}
@@ -78,6 +80,8 @@ class ControlPlane:
         argv += ["--service-cluster-ip-range=10.96.0.0/16", "--max-requests-inflight=3000"]
         argv += ["--max-mutating-requests-inflight=1000", f"--cert-dir={self.folder / 'apiserver'}"]
         argv += self._gates()
+        if self.audit is not None:
+            argv += self.audit.flags()
         if self.version.apis:
             argv += ["--runtime-config=" + ",".join(f"{api}=true" for api in self.version.apis)]
         self.parts.start("kube-apiserver", argv, ready=lambda: self.says_ok("/readyz"), deadline_s=READY_S)
