@@ -46,6 +46,20 @@ def foreign(pod: pods.Pod, found: world.World) -> bool:
     return all(concerns(spec, found) is False for spec in specs)
 
 
+def left_alone(pod: pods.Pod, found: world.World) -> bool:
+    """Return whether an ungated pod leaves its devices to kube-scheduler: all its requests tolerate the ownership taint."""
+    made = [found.claim(pod.namespace, ref.claim) for ref in pod.claims if ref.claim]
+    specs = [one.spec for one in made if one is not None]
+    if names.GATE in pod.gates or not specs or len(specs) < len(pod.claims):
+        return False
+    asked = [one for spec in specs for request in spec.requests for one in (request.alternatives or (request,))]
+    return all(any(_tolerates(item) for item in one.tolerations) for one in asked)
+
+
+def _tolerates(item: claims.Item) -> bool:
+    return item.get("operator") == "Exists" and item.get("key", names.OWNED) == names.OWNED
+
+
 TAINT = f"{names.OWNED}:NoSchedule"
 
 

@@ -306,7 +306,9 @@ class Shell:
             self._compare(gang, found.gang, now)
         elif self.machine.knows(key):
             self._tell(events.GangChanged(found.gang), now)
-        elif not self._adopt(found, now) and gang.state is not following.State.REJECTED:
+        elif self._adopt(found, now) or self.sight.left_alone(found):
+            pass  # it has its devices, or gets them from kube-scheduler
+        elif gang.state is not following.State.REJECTED:
             gang.complete_at = gang.complete_at or time.time()
             self._tell(events.GangSubmitted(found.gang), now)
         elif gang.state is following.State.REJECTED:

@@ -64,6 +64,10 @@ class Sight:
         members = self.known.gangs.members(identity.key)
         return [pod for pod in members if names.GATE in pod.gates and ownership.foreign(pod, self.known)]
 
+    def left_alone(self, found: workload.Workload) -> bool:
+        """Return whether a lone pod gets its devices from kube-scheduler."""
+        return found.lone and ownership.left_alone(found.members[0].pod, self.known)
+
     def wanted(self, pod: pods.Pod, compiled: fleet.Compiled) -> request.PodRequest:
         """Return what a pod asks for.
 

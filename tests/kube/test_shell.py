@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.kube import names
 from scheduler.record import replay
 from tests.kube import live
 
@@ -219,3 +220,15 @@ async def test_many_gangs_at_once_leave_nothing_behind(home: live.Cluster) -> No
     assert home.scheduler and home.scheduler.shell and not home.scheduler.shell.followed
     placements, _ = await home.api.list("/apis/muster.dev/v1alpha1/gangplacements")
     assert placements == []
+
+
+async def test_a_pod_that_tolerates_our_taint_is_left_to_kube_scheduler(home: live.Cluster) -> None:
+    """A gated pod with the same claim is ours: the gate says so."""
+    tolerating = [{"key": names.OWNED, "operator": "Exists", "effect": "NoSchedule"}]
+    await home.create(live.template("tolerant", 1, tolerations=tolerating))
+    await home.start()
+    await home.create(live.pod("theirs", claim="tolerant", gated=False))
+    await home.until(lambda: claim_of(home, "theirs"))
+    await home.create(live.pod("ours", claim="tolerant"))
+    await home.bound("ours")
+    assert set(await home.claims()) == {"ours"}
