@@ -21,7 +21,7 @@ import structlog
 import uvicorn
 
 from scheduler import config as configs
-from scheduler import policies
+from scheduler import eviction, policies
 from scheduler.apiserver import client
 from scheduler.gang import config as queueing
 from scheduler.gang import machine
@@ -123,7 +123,10 @@ class Scheduler:
         if self._answers is None or self._answers.snapshot is not core.snapshot:
             self._asked.clear()
             planned = Planned(self.shell)
-            self._answers = answers.Answers(core.snapshot, core.scoring, planned, {}, self._wanted)
+            held = eviction.Held(self.shell)
+            self._answers = answers.Answers(
+                core.snapshot, core.scoring, planned, held, self._wanted, core.foreign.short
+            )
         return self._answers
 
     def _wanted(self, pod: wire.Pod) -> request.PodRequest | None:

@@ -61,6 +61,11 @@ class Strangers:
         self.settle(snapshot, one.node)
         return one.taken is not None
 
+    def taken(self, holder: str) -> state.Grant | None:
+        """Return what a holder has on the snapshot now."""
+        one = self._by_holder.get(holder)
+        return None if one is None else one.taken
+
     def settle(self, snapshot: state.Snapshot, node: str) -> None:
         """Something became free on a node: those who could not have all try again."""
         if node in self.short:

@@ -71,6 +71,8 @@ class World:
         Set whenever something changed.
     moved_pods, moved_claims : dict of key
         Those that changed since they were last looked at, the last state before for those that are gone.
+    by_uid : dict of UID to key
+        Pods that exist.
     moved_pools : set of str
         Pools of which a device was allocated or given back since they were last looked at.
     fleet_changed : bool
@@ -83,6 +85,7 @@ class World:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     moved_pods: dict[mirror.Key, pods.Pod] = field(default_factory=dict)
     moved_claims: dict[mirror.Key, claims.Claim] = field(default_factory=dict)
+    by_uid: dict[str, mirror.Key] = field(default_factory=dict)
     moved_pools: set[str] = field(default_factory=set)
     fleet_changed: bool = True
     on_pool: dict[str, dict[mirror.Key, claims.Claim]] = field(default_factory=dict)
@@ -103,6 +106,7 @@ class World:
             self._fleet(change)
         elif change.kind == "pods":
             self.moved_pods[change.key] = last
+            self._named(change)
         elif change.kind == "claims":
             self.moved_claims[change.key] = last
             self._allocated(change)
@@ -111,6 +115,13 @@ class World:
         self.gangs.change(change)
         for listen in self.listeners:
             listen(change)
+
+    def _named(self, change: mirror.Change) -> None:
+        """Keep the key of each pod by its UID."""
+        if change.before is not None:
+            self.by_uid.pop(change.before.uid, None)
+        if change.after is not None:
+            self.by_uid[change.after.uid] = change.key
 
     def _allocated(self, change: mirror.Change) -> None:
         """Keep the claims of each pool."""

@@ -165,6 +165,11 @@ class Scoring:
         row.refresh(RULES[self.policy.spec.pods.rule], self.tables)
         return row
 
+    def scarcity(self, snapshot: state.Snapshot, wanted: demands.Demand) -> NDArray[np.int64]:
+        """Return the scarcity price of one pod on every node, the only part of a cost that reads the whole fleet, (N,)."""
+        nothing = np.zeros(len(snapshot.up), dtype=np.int64)
+        return sum(self._openings(snapshot, wanted), nothing)
+
     def _openings(self, snapshot: state.Snapshot, wanted: demands.Demand) -> Iterator[NDArray[np.int64]]:
         """Yield, per machine size that has one, the scarcity price on the untouched machines larger than the pod."""
         if self.policy.spec.pods.rule != "opportunity-cost" or not wanted.gpus:

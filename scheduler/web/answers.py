@@ -5,7 +5,7 @@ fit, not the best; so its nodes are compared by exactly those devices.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +30,22 @@ DOWN = "muster: the node is cordoned or failed"
 UNSUITED = f"muster: {reasons.Reason.NO_SUCH_DEVICE.value}: the node has too few GPUs that suit the pod"
 TAKEN = f"muster: {reasons.Reason.GPUS.value}: too few suitable GPUs of the node are free"
 FULL = "muster: CPU, memory, pods, NICs or accelerators of the node do not suffice"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What is evicted together.
+
+    Attributes
+    ----------
+    pods : tuple of str
+        UIDs: one pod, or all pods of a gang.
+    grants : tuple of Grant
+        What the snapshot holds for them.
+    """
+
+    pods: tuple[str, ...]
+    grants: tuple[state.Grant, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +74,10 @@ class Answers:
     plans : Mapping
         Node name by pod UID: every member of a placed gang.
     held : Mapping
-        Grant by pod UID of running pods that no gang holds: those which kube-scheduler may evict for others.
+        What goes with a pod by its UID: everything that kube-scheduler may evict. Pods with a plan that are missing here
+        must stay.
+    short : Container
+        Names of nodes on which somebody holds what was not free, so that a planned pod may lack CPU or memory.
     wanted : callable
         What a pod asks of our devices; None for pods that ask nothing of them.
     """
@@ -66,8 +85,9 @@ class Answers:
     snapshot: state.Snapshot
     score: scoring.Scoring
     plans: Mapping[str, str]
-    held: Mapping[str, state.Grant]
+    held: Mapping[str, Holder]
     wanted: Callable[[wire.Pod], request.PodRequest | None]
+    short: Container[str] = frozenset()
     _rule: rows.Rule = field(init=False)
     _index: dict[str, int] = field(init=False)
     _orders: dict[request.PodRequest, Order] = field(default_factory=dict)
@@ -100,35 +120,42 @@ class Answers:
         found: list[int] = np.where(nodes == UNKNOWN, 0, place).tolist()
         return found
 
-    def preempt(self, pod: wire.Pod, victims: Mapping[str, Sequence[str]]) -> Sequence[str]:
-        """Return the candidates whose victims make room.
+    def preempt(self, pod: wire.Pod, victims: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """Return the candidates that let the pod in, with those who have to go.
 
         Notes
         -----
-        A pod with a plan has its devices already, so only its node is left. For any other pod of ours a candidate
-        falls whose victims belong to a gang, which goes whole or not at all, by Muster's own preemption.
+        A pod with a plan has its devices already: only its node is left, and nobody has to go there unless the node is
+        short. For any other pod of ours a candidate falls whose victims are a part of a gang, or of one that must stay.
         """
         planned = self.plans.get(pod.metadata.uid)
         if planned is not None:
-            return [name for name in victims if name == planned]
+            return {planned: self._crowded(planned, victims[planned])} if planned in victims else {}
         asked = self.wanted(pod)
         if asked is None:
-            return list(victims)
+            return {name: uids for name, uids in victims.items() if self._spares_gangs(uids)}
         able = {name: uids for name, uids in victims.items() if name in self._index and self._spares_gangs(uids)}
         return self._opened(self.score.demand(asked), able)
 
-    def _spares_gangs(self, uids: Sequence[str]) -> bool:
-        return not any(uid in self.plans for uid in uids)
+    def _crowded(self, node: str, uids: Sequence[str]) -> Sequence[str]:
+        """Return who has to go from the node of a planned pod."""
+        return uids if node in self.short and self._spares_gangs(uids) else ()
 
-    def _opened(self, wanted: demand.Demand, victims: Mapping[str, Sequence[str]]) -> list[str]:
+    def _spares_gangs(self, uids: Sequence[str]) -> bool:
+        """Tell whether the victims are whole gangs, all of which may go, and pods of no gang."""
+        every = set(uids)
+        return all(set(self.held[uid].pods) <= every if uid in self.held else uid not in self.plans for uid in every)
+
+    def _opened(self, wanted: demand.Demand, victims: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
         """Return the nodes that can take the pod once their victims are gone, tried on a copy."""
         trial = plan.Plan(self.snapshot.copy())
         for name, uids in victims.items():
-            for grant in (self.held.get(uid) for uid in dict.fromkeys(uids)):
-                if grant is not None and grant.node == self._index[name]:
+            holders = {self.held[uid].pods: self.held[uid] for uid in uids if uid in self.held}
+            for grant in (grant for one in holders.values() for grant in one.grants):
+                if grant.node == self._index[name]:
                     trial.release(grant)
         fits = feasible.feasible(trial.snapshot, wanted, self._rows_of(list(victims)))
-        return [name for name, fit in zip(victims, fits.tolist(), strict=True) if fit]
+        return {name: victims[name] for name, fit in zip(victims, fits.tolist(), strict=True) if fit}
 
     def _by_devices(self, wanted: demand.Demand, names: Sequence[str]) -> extender.Verdict:
         """Compare what is free on the nodes with what the pod asks."""
@@ -179,15 +206,21 @@ class Answers:
         """Return the up-to-date order of a request."""
         order, row = self._kept(wanted), self._row(wanted)
         if order.version != row.version:
-            order.place, order.version = self._places(row), row.version
+            order.place, order.version = self._places(row, self.score.scarcity(self.snapshot, wanted)), row.version
         return order
 
-    def _places(self, row: rows.Row) -> Ints:
-        """Sort the nodes by cost, then tie rank; `ranked` is in tie order, so a stable sort is that total order."""
-        worst_last = np.argsort(row.ranked, kind="stable")
+    def _places(self, row: rows.Row, scarcity: Ints) -> Ints:
+        """Sort the nodes by cost with the scarcity price, then tie rank, as the engine does.
+
+        `ranked` is in tie order, so a stable sort is that total order.
+        """
+        tie = self.snapshot.topology.tie
+        dearer = np.empty_like(scarcity)
+        dearer[tie] = scarcity
+        worst_last = np.argsort(row.ranked + dearer, kind="stable")
         by_tie = np.empty(len(worst_last), dtype=np.int64)
         by_tie[worst_last] = np.arange(len(worst_last), 0, -1)
-        return by_tie[self.snapshot.topology.tie]
+        return by_tie[tie]
 
 
 def _only(planned: str, names: Sequence[str]) -> extender.Verdict:

@@ -46,8 +46,8 @@ class Decisions(Protocol):
     def scores(self, pod: wire.Pod, names: Sequence[str]) -> Sequence[int]:
         """Return a rank for each of `names`, higher is better, at least 0; different nodes that differ at all differ in it."""
 
-    def preempt(self, pod: wire.Pod, victims: Mapping[str, Sequence[str]]) -> Sequence[str]:
-        """Return those candidate nodes on which evicting the victims (UIDs) lets the pod in."""
+    def preempt(self, pod: wire.Pod, victims: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """Return those candidate nodes on which evicting victims (UIDs) lets the pod in, with those who have to go."""
 
 
 def step(weight: int) -> int:
@@ -78,13 +78,14 @@ def prioritized(decisions: Decisions, asked: wire.ExtenderArgs, weight: int) -> 
 
 
 def preempted(decisions: Decisions, asked: wire.ExtenderPreemptionArgs) -> wire.ExtenderPreemptionResult:
-    """Answer preempt: the candidates that help, their victims untouched."""
+    """Answer preempt: the candidates that help, with those of their victims who have to go."""
     found = wire.candidates(asked)
     victims = {name: [pod.uid for pod in one.pods or ()] for name, one in found.items()}
     kept = decisions.preempt(asked.pod, victims)
-    return wire.ExtenderPreemptionResult({name: _listed(found[name]) for name in kept})
+    return wire.ExtenderPreemptionResult({name: _listed(found[name], uids) for name, uids in kept.items()})
 
 
-def _listed(victims: wire.MetaVictims) -> wire.MetaVictims:
-    """Return the victims with a list, also where none came: an empty list is a valid candidate."""
-    return wire.MetaVictims(victims.pods or [], victims.broken_budgets)
+def _listed(victims: wire.MetaVictims, uids: Sequence[str]) -> wire.MetaVictims:
+    """Return those who go with a list, also where it is empty: that is a valid candidate, which breaks no budget."""
+    pods = [pod for pod in victims.pods or () if pod.uid in uids]
+    return wire.MetaVictims(pods, victims.broken_budgets if pods else 0)

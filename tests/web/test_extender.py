@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given as over
 from hypothesis import strategies as st
 
-from scheduler.model import machines, wires
+from scheduler import policies
+from scheduler.model import machines, request, wires
+from scheduler.placement import scoring, target
 from scheduler.snapshot import state
 from scheduler.web import answers, asked, extender, wire
 from tests.web import given
@@ -22,7 +24,13 @@ def test_a_planned_pod_goes_to_its_node_only() -> None:
     assert verdict.feasible == ["n-1"] and not verdict.failed
     assert set(verdict.hopeless) == {"n-0", "n-2"} and "n-1" in verdict.hopeless["n-0"]
     assert decided.scores(given.pod(1), NAMES) == [0, 1, 0]
-    assert decided.preempt(given.pod(1), dict.fromkeys(NAMES, ())) == ["n-1"]
+    assert decided.preempt(given.pod(1), dict.fromkeys(NAMES, ("v",))) == {"n-1": ()}
+    assert decided.preempt(given.pod(1), {"n-0": ("v",)}) == {}
+    short = dataclasses.replace(decided, short={"n-1"})
+    assert short.preempt(given.pod(1), dict.fromkeys(NAMES, ("v",))) == {"n-1": ("v",)}
+    assert dataclasses.replace(short, plans={"u": "n-1", "v": "n-1"}).preempt(given.pod(1), {"n-1": ("v",)}) == {
+        "n-1": ()
+    }
     assert decided.filter(given.pod(1), ["n-0"]).feasible == []
 
 
@@ -30,7 +38,8 @@ def test_a_pod_that_asks_nothing_of_us_passes_through() -> None:
     decided = given.decided()
     assert decided.filter(given.pod(), ["n-0", "cpu-node"]) == extender.Verdict(["n-0", "cpu-node"])
     assert decided.scores(given.pod(), NAMES) == [0, 0, 0]
-    assert decided.preempt(given.pod(), {"cpu-node": ("v",)}) == ["cpu-node"]
+    assert decided.preempt(given.pod(), {"cpu-node": ("v",)}) == {"cpu-node": ("v",)}
+    assert dataclasses.replace(decided, plans={"v": "n-0"}).preempt(given.pod(), {"n-0": ("v",)}) == {}
 
 
 def test_every_node_that_falls_has_its_reason() -> None:
@@ -76,11 +85,47 @@ def test_victims_must_make_room_and_gangs_are_spared() -> None:
     grants = {f"v-{node}": state.Grant(node, full, 1000) for node in range(3)}
     for grant in grants.values():
         decided.snapshot.take(grant)
-    decided = dataclasses.replace(decided, held={"v-0": grants["v-0"], "v-2": grants["v-2"]}, plans={"v-2": "n-2"})
+    alone = {"v-0": answers.Holder(("v-0",), (grants["v-0"],))}
+    decided = dataclasses.replace(decided, held=alone, plans={"v-2": "n-2"})
     version = decided.snapshot.version
     candidates = {"n-0": ["v-0", "v-0"], "n-1": ["stranger"], "n-2": ["v-2"], "cpu-node": ["v-0"]}
-    assert decided.preempt(given.pod(1), candidates) == ["n-0"]
-    assert decided.preempt(given.pod(1), {"n-1": []}) == [] and decided.snapshot.version == version
+    assert decided.preempt(given.pod(1), candidates) == {"n-0": ["v-0", "v-0"]}
+    assert decided.preempt(given.pod(1), {"n-1": []}) == {} and decided.snapshot.version == version
+
+
+def test_a_gang_is_a_victim_whole_or_not_at_all() -> None:
+    decided = given.decided(2)
+    both = tuple(state.Grant(0, 0b11 << 2 * i, 1000) for i in range(2))
+    for grant in both:
+        decided.snapshot.take(grant)
+    gang = answers.Holder(("a", "b"), both)
+    decided = dataclasses.replace(decided, held={"a": gang, "b": gang}, plans={"a": "n-0", "b": "n-0"})
+    assert decided.preempt(given.pod(3), {"n-0": ["a"]}) == {}
+    assert decided.preempt(given.pod(3), {"n-0": ["b", "a"]}) == {"n-0": ["b", "a"]}
+    assert decided.preempt(given.pod(), {"n-0": ["a"]}) == {}, "neither for a pod that asks nothing of us"
+
+
+def test_prioritize_ranks_as_the_engine_does_scarcity_and_all() -> None:
+    """One machine has been begun. Where whole machines are wanted, the pod goes there; the price of opening decides it."""
+    names = [f"n-{i}" for i in range(4)]
+    whole = target.TargetWorkload((target.TargetItem(request.PodRequest(gpus=4, gpu_milli=1000), 3),))
+    decided = given.decided(4)
+    chosen = policies.load("muster")
+    tight = dict.fromkeys(("fragmentation", "stranded", "left", "open"), 0)
+    pods = chosen.spec.pods.model_copy(update={"weights": chosen.spec.pods.weights | tight | {"scarcity": 1000}})
+    chosen = chosen.model_copy(update={"spec": chosen.spec.model_copy(update={"pods": pods})})
+    priced = scoring.compile_scoring(chosen, decided.snapshot.topology, whole)
+    for node, mask in ((0, 0b0101), (2, 0b0110)):
+        decided.snapshot.take(state.Grant(node, mask, 1000))
+    decided = dataclasses.replace(decided, score=priced)
+    wanted = priced.demand(decided.wanted(given.pod(2)))
+    scarcity = priced.scarcity(decided.snapshot, wanted)
+    assert scarcity[1] > 0 and scarcity[0] == 0
+    engine = [one.node for one in priced.ranking(decided.snapshot, wanted, 0, 4, 4)]
+    ranks = decided.scores(given.pod(2), names)
+    assert sorted(range(4), key=lambda n: -ranks[n]) == engine and len(set(ranks)) == 4
+    plain = priced.row(decided.snapshot, wanted).cost
+    assert sorted(range(4), key=lambda n: (int(plain[n]), int(decided.snapshot.topology.tie[n]))) != engine
 
 
 def test_a_candidate_without_victims_stays_where_there_is_room() -> None:
