@@ -7,7 +7,8 @@ here read only the fields that they need, from the bytes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,9 @@ MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 APPLY = "application/apply-patch+yaml"
+
+Observe = Callable[[str, str, int, float], None]
+"""Told of each request when it has ended: method, path, HTTP status (0 where there was no answer), seconds."""
 
 
 class Client:
@@ -41,6 +45,7 @@ class Client:
     ) -> None:
         self.access, self.timeout_s = where, timeout_s
         self.user_agent, self.acting_as = user_agent, acting_as
+        self.observe: Observe | None = None
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
@@ -122,9 +127,18 @@ class Client:
         params: Mapping[str, str] | None = None,
     ) -> bytes:
         """Send one request and return the body of the answer."""
-        async with asyncio.timeout(self.timeout_s):
-            async with await self.open(method, path, body, content, params) as response:
-                return await response.read()
+        began, status = time.perf_counter(), 0
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                async with await self.open(method, path, body, content, params) as response:
+                    status = response.status
+                    return await response.read()
+        except errors.ApiError as error:
+            status = error.status
+            raise
+        finally:
+            if self.observe is not None:
+                self.observe(method, path, status, time.perf_counter() - began)
 
     async def get(self, path: str, **params: str) -> Any:
         return orjson.loads(await self.request("GET", path, params=params))

@@ -17,6 +17,7 @@ from scheduler.gang import effects
 from scheduler.kube import claim as claims
 from scheduler.kube import event, followed, free, gang_record, kueue_answer, mirror, plan, words, world
 from scheduler.kube import evictor as evictors
+from scheduler.kube import observer as observers
 from scheduler.kube import pod as pods
 from scheduler.kube import recorder as recorders
 from scheduler.kube import scribe as scribes
@@ -72,6 +73,7 @@ class Carrier:
     evictor: evictors.Evictor
     answer: Callable[[str, kueue_answer.Answer], None]
     came: Callable[[str], None] = lambda _: None
+    observer: observers.Observer = field(default_factory=observers.Observer)
     members: dict[str, str] = field(default_factory=dict)
     members_node: dict[str, str] = field(default_factory=dict)
     bound_s: list[float] = field(default_factory=list)
@@ -118,6 +120,7 @@ class Carrier:
         if gang.reserver:
             self.came(gang.reserver)
             gang.reserver = ""
+        self.observer.writing(gang, new)
         task = asyncio.create_task(self._write(gang, new, before), name=f"write {gang.key}")
         gang.task = task
         self._keep(task)
@@ -153,8 +156,10 @@ class Carrier:
     async def _write(self, gang: followed.Followed, new: plan.Plan, before: plan.Plan | None) -> None:
         problem, stands = "", None
         try:
-            await free.wait(self.known, new)
-            await self._start(gang, new, before)
+            with self.observer.stage(gang.key, "write"):
+                with self.observer.stage(gang.key, "free"):
+                    await free.wait(self.known, new)
+                await self._start(gang, new, before)
         except scribes.StartFailed as error:
             problem, stands = str(error), error.stands
         except (TimeoutError, OSError, aiohttp.ClientError, errors.ApiError) as error:
@@ -220,6 +225,7 @@ class Carrier:
 
     def say_failed(self, gang: followed.Followed, problem: str) -> None:
         """The plan could not be written."""
+        self.observer.failed(gang, problem)
         self._say(gang, event.Reason.GANG_ROLLED_BACK, "RolledBack", problem)
 
     def say_conflict(self, gang: followed.Followed, detail: str) -> None:
@@ -242,6 +248,7 @@ class Carrier:
     def released(self, gang: followed.Followed) -> None:
         """All pods of the gang were let go."""
         gang.said = ""
+        self.observer.written(gang)
         self._tell(gang, event.Reason.GANG_PLANNED, words.planned(gang))
         if gang.complete_at is not None:
             self.bound_s.append(time.time() - gang.complete_at)

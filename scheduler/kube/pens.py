@@ -62,12 +62,15 @@ class Pen:
         Whether the term lasts; asked before each write.
     patience_s : float
         A request is not asked again after this time.
+    fenced : callable
+        Called for each write that is refused because the term has ended.
     """
 
     api: client.Client
     epoch: int
     leads: Callable[[], bool] = always
     patience_s: float = PATIENCE_S
+    fenced: Callable[[], None] = lambda: None
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FLIGHT))
 
     async def get(self, path: str) -> Any:
@@ -111,6 +114,7 @@ class Pen:
         Fenced
         """
         if epoch > self.epoch:
+            self.fenced()
             raise Fenced(f"the leader of term {epoch} has taken over from that of term {self.epoch}")
 
     def same(self, path: str, item: Mapping[str, Any], uid: str) -> None:
@@ -131,6 +135,7 @@ class Pen:
     async def _write(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         async def once() -> Any:
             if not self.leads():
+                self.fenced()
                 raise Fenced(f"the term {self.epoch} of this process has ended")
             return await ask()
 

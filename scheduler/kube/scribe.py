@@ -17,6 +17,7 @@ import structlog
 from scheduler.apiserver import client, errors
 from scheduler.kube import allocator, gang_record, pens, plan, releaser, workload
 from scheduler.kube import claim as claiming
+from scheduler.kube import observer as observers
 from scheduler.kube import records as recording
 
 Item = dict[str, Any]
@@ -64,13 +65,14 @@ class Scribe:
     device_class: Callable[[str], Item | None]
     leads: Callable[[], bool] = pens.always
     seen: releaser.Seen = releaser.nothing
+    observer: observers.Observer = field(default_factory=observers.Observer)
     pen: pens.Pen = field(init=False)
     claims: allocator.Allocator = field(init=False)
     pods: releaser.Releaser = field(init=False)
     records: recording.Records = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pen = pens.Pen(self.api, self.epoch, self.leads)
+        self.pen = pens.Pen(self.api, self.epoch, self.leads, fenced=self.observer.fenced)
         self.claims = allocator.Allocator(self.pen, self.device_class)
         self.pods = releaser.Releaser(self.pen, self.seen)
         self.records = recording.Records(self.pen)
@@ -86,8 +88,10 @@ class Scribe:
         had = {pod.uid for pod in before.pods} if before else set()
         fresh = [pod for pod in new.pods if pod.uid not in had]
         try:
-            item = await self.records.write(gang, new)
-            item = await self._allocating(item, new, fresh)
+            with self.observer.stage(new.identity.key, "record"):
+                item = await self.records.write(gang, new)
+            with self.observer.stage(new.identity.key, "claims"):
+                item = await self._allocating(item, new, fresh)
         except pens.Fenced as error:
             raise StartFailed(str(error), new) from error
         except FAILED as error:
@@ -112,7 +116,8 @@ class Scribe:
         space = new.identity.namespace
         try:
             if claim is not None:
-                await self.claims.allocate_lone(space, pod, claim)
+                with self.observer.stage(new.identity.key, "claims"):
+                    await self.claims.allocate_lone(space, pod, claim)
         except pens.Fenced as error:
             raise StartFailed(str(error), new) from error
         except FAILED as error:
@@ -159,7 +164,8 @@ class Scribe:
 
     async def _take_back_lone(self, new: plan.Plan, why: str) -> None:
         try:
-            await self.claims.take_back(new.identity.namespace, new.pods)
+            with self.observer.stage(new.identity.key, "rollback"):
+                await self.claims.take_back(new.identity.namespace, new.pods)
         except (*FAILED, pens.Fenced) as error:
             raise StartFailed(f"{why}; and it could not be taken back: {error}", new) from error
 
@@ -167,6 +173,12 @@ class Scribe:
         self, gang: workload.Workload, new: plan.Plan, before: plan.Plan | None, fresh: list[plan.PlannedPod], why: str
     ) -> None:
         """Leave no claim of the fresh pods, and no plan that a successor would go on with."""
+        with self.observer.stage(new.identity.key, "rollback"):
+            await self._leave(gang, new, before, fresh, why)
+
+    async def _leave(
+        self, gang: workload.Workload, new: plan.Plan, before: plan.Plan | None, fresh: list[plan.PlannedPod], why: str
+    ) -> None:
         if before is None:
             await self.undo(new, fresh, why)
             return
@@ -188,13 +200,16 @@ class Scribe:
 
     async def _release_all(self, whole: plan.Plan, planned: Iterable[plan.PlannedPod]) -> None:
         try:
-            await self.pods.release_all(whole, planned)
+            with self.observer.stage(whole.identity.key, "release"):
+                await self.pods.release_all(whole, planned)
         except (*FAILED, pens.Fenced) as error:
             raise StartFailed(f"not all pods were let go: {error}", whole) from error
 
     async def _say_running(self, item: Item) -> None:
         """Tell people that all pods were let go; the gang runs, whether they can be told or not."""
+        metadata = item["metadata"]
         try:
-            await self.records.tell(item, gang_record.Phase.RUNNING, "", "")
+            with self.observer.stage(f"{metadata['namespace']}/{metadata['name']}", "status"):
+                await self.records.tell(item, gang_record.Phase.RUNNING, "", "")
         except (*FAILED, pens.Fenced) as error:
             log.warning("status not written", placement=item["metadata"]["name"], problem=str(error))

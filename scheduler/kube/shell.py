@@ -83,6 +83,7 @@ class Shell:
     turns: int = 0
     _stages: dict[str, set[str]] = field(default_factory=dict)
     _later: dict[str, float] = field(default_factory=dict)
+    _short: set[str] = field(default_factory=set)
     _wishes: list[tuple[workload.Workload, str]] = field(default_factory=list)
     _dropped: list[str] = field(default_factory=list)
     _freed: bool = False
@@ -123,7 +124,7 @@ class Shell:
 
     def turn(self) -> None:
         """Tell the machine everything that changed."""
-        now = self.clock()
+        now, began = self.clock(), time.perf_counter()
         self.turns += 1
         self.known.wake.clear()
         self._done(now)
@@ -139,7 +140,8 @@ class Shell:
             self._tell(events.Tick(), now)
         if self._freed:
             self._freed = False
-            self._later.update(dict.fromkeys(self._growing(), now))
+            self._later.update(dict.fromkeys(self._short, now))
+        self.carrier.observer.turned(time.perf_counter() - began)
 
     def reserve(self, found: workload.Workload, reserver: str) -> None:
         """Ask for devices for a gang whose pods do not exist yet; the carrier is told what came of it."""
@@ -279,6 +281,7 @@ class Shell:
         if key not in self.followed:
             self.followed[key] = following.Followed(found, lone=bool(found.members) and found.lone)
             self._stages.setdefault(identities.base(found.identity).key, set()).add(key)
+            self.carrier.observer.met(self.followed[key])
         return self.followed[key]
 
     def _recall(self, gang: following.Followed) -> None:
@@ -296,6 +299,8 @@ class Shell:
                 return
             gang = self._follow(found)
         gang.see(found)
+        if found.complete and alive and gang.plan is None:
+            self.carrier.observer.completed(gang)
         if not alive:
             self._vanished(gang, now)
         elif found.problem:
@@ -319,6 +324,7 @@ class Shell:
         if not gang.settled:
             return  # looked at again when the writing is done
         held = self.machine.held[gang.key]
+        (self._short.discard if gang.plan is None or held.gang == now_is else self._short.add)(gang.key)
         if gang.plan is None:
             if held.gang != now_is:
                 self._tell(events.GangChanged(now_is), now)
@@ -353,11 +359,13 @@ class Shell:
     def _end(self, gang: following.Followed, now: float) -> None:
         """Forget a gang; what it still holds in the API is a stranger's until it is let go."""
         self.followed.pop(gang.key, None)
+        self.carrier.observer.ended(gang.key)
         first = identities.base(gang.workload.identity).key
         self._stages[first].discard(gang.key)
         if not self._stages[first]:
             del self._stages[first]
         self._later.pop(gang.key, None)
+        self._short.discard(gang.key)
         self._forget_plan(gang)
         self._strangers(now)
         self._freed = True
@@ -392,14 +400,6 @@ class Shell:
             if gang.state is state:
                 gang.state = following.State.NEW
                 self._recall(gang)
-
-    def _growing(self) -> list[str]:
-        """Return gangs that run with fewer pods than they want."""
-        return [
-            key
-            for key, gang in self.followed.items()
-            if key in self.machine.held and gang.plan is not None and gang.workload.gang != self.machine.held[key].gang
-        ]
 
     def _adopt(self, found: workload.Workload, now: float) -> bool:
         """Take over a gang whose claims are allocated already, or what runs of one; tell whether it was one."""
@@ -443,7 +443,10 @@ class Shell:
     def _tell(self, event: events.Event, now: float) -> None:
         """Let the machine decide, and have its effects carried out."""
         self._freed |= isinstance(event, events.Vacated | events.NodeUncordoned | events.TopologyChanged)
-        for effect in self.journal.handle(event, now):
+        began = time.perf_counter()
+        found = self.journal.handle(event, now)
+        self.carrier.observer.decided(event, found, time.perf_counter() - began)
+        for effect in found:
             gang = self.followed.get(effect.gang.name)
             if gang is not None:
                 self._effect(gang, effect, now)
