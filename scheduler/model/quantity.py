@@ -1,5 +1,6 @@
 """Kubernetes quantities as exact integers."""
 
+import functools
 import re
 from fractions import Fraction
 
@@ -26,8 +27,16 @@ def parse(text: str | int) -> Fraction:
     >>> parse("4864Mi"), parse("1500m"), parse("2e3"), parse(7)
     (Fraction(5100273664, 1), Fraction(3, 2), Fraction(2000, 1), Fraction(7, 1))
     """
-    match = _PATTERN.fullmatch(str(text))
-    if isinstance(text, bool) or match is None:
+    if isinstance(text, bool):
+        raise QuantityError(f"{text!r} is no quantity")
+    return _parse(str(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(text: str) -> Fraction:
+    """The same few are read again and again."""
+    match = _PATTERN.fullmatch(text)
+    if match is None:
         raise QuantityError(f"{text!r} is no quantity")
     sign, digits, suffix, exponent = match.groups()
     scale = Fraction(10) ** int(exponent) if exponent else _SMALL.get(suffix or "", SUFFIXES.get(suffix or "", 0))

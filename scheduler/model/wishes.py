@@ -112,6 +112,8 @@ def read(annotations: Mapping[str, str], where: str, whole: bool = True) -> Wish
     Contradiction
         A value that is none, or values that exclude each other; all of them at once.
     """
+    if not any(key.startswith(names.PREFIX) for key in annotations):
+        return Wishes()
     reader = _Reader(annotations, where)
     found = Wishes(
         gang_name=reader.name(names.GANG_NAME, _SUBDOMAIN, GANG_NAME_LENGTH, "a name of lower-case letters, digits, -"),
