@@ -240,12 +240,22 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class Planned(Mapping[str, str]):
-    """Node by UID of every pod that has a plan, here or by the pin that a leader gave it."""
+    """Node by UID of every pod that has a plan, here or by the claims and the pin that a leader gave it."""
 
     now: shells.Shell
 
     def __getitem__(self, uid: str) -> str:
-        return self.now.carrier.members_node[uid]
+        planned = self.now.carrier.members_node.get(uid)
+        return planned if planned is not None else self._pinned(uid)
+
+    def _pinned(self, uid: str) -> str:
+        """Return where a leader put a pod of which this replica has no plan."""
+        known = self.now.known
+        pod = known.pod(known.by_uid[uid])
+        claims = [known.claim(pod.namespace, ref.claim) for ref in pod.claims] if pod else []
+        if pod is None or not pod.pinned or not any(one and one.rows is not None for one in claims):
+            raise KeyError(uid)
+        return pod.pinned
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.now.carrier.members_node)

@@ -25,7 +25,9 @@ class Held(Mapping[str, answers.Holder]):
         if pod is None:
             raise KeyError(uid)
         gang = self.now.carrier.members.get(uid)
-        return self._alone(pod) if gang is None else self._gang(gang)
+        if gang is not None:
+            return self._gang(gang)
+        return self._alone(pod) if self.now.leads else self._recognised(pod)
 
     def __iter__(self) -> Iterator[str]:
         return (uid for uid in self.now.known.by_uid if uid in self)
@@ -39,6 +41,18 @@ class Held(Mapping[str, answers.Holder]):
             raise KeyError(key)
         alive = [one.pod.uid for one in self.now.followed[key].workload.members if not one.pod.gone]
         return answers.Holder(tuple(alive), held[key].placement.grants)
+
+    def _recognised(self, pod: pods.Pod) -> answers.Holder:
+        """Return the gang of a pod by what a replica that does not lead sees of it."""
+        identity = self.now.known.gangs.gang_of((pod.namespace, pod.name))
+        for found in self.now.sight.see(identity, self.now.compiled) if identity else ():
+            alive = [one.pod for one in found.members if not one.pod.gone]
+            if pod in alive:
+                if found.gang is None or not found.gang.preemptible:
+                    raise KeyError(pod.uid)
+                grants = tuple(grant for one in alive for grant in self._grants(one))
+                return answers.Holder(tuple(one.uid for one in alive), grants)
+        return self._alone(pod)
 
     def _alone(self, pod: pods.Pod) -> answers.Holder:
         return answers.Holder((pod.uid,), tuple(self._grants(pod)))

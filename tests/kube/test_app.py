@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from scheduler import app, config
+from scheduler.apiserver import paths
+from scheduler.kube import names
 from scheduler.web import wire
 from tests.kube import live
 
@@ -69,3 +71,59 @@ async def test_a_replica_that_stands_by_answers_by_what_is_taken(home: live.Clus
             return deciding is not None and list(deciding.filter(pod, names).feasible) == left
 
         await home.until(answers)
+
+
+async def state(home: live.Cluster) -> list[str]:
+    """Return the version of every object that a scheduler could write."""
+    kinds = (
+        paths.of("v1", "pods"),
+        paths.of(paths.RESOURCE, "resourceclaims"),
+        paths.of(names.API_VERSION, names.PLURAL),
+    )
+    found = [one for kind in kinds for one in (await home.api.list(kind))[0]]
+    return sorted(f"{one['metadata']['uid']} {one['metadata']['resourceVersion']}" for one in found)
+
+
+async def test_a_replica_that_stands_by_answers_every_verb_as_the_leader_does_and_writes_nothing(
+    home: live.Cluster,
+) -> None:
+    async with replica(home, "one") as one, replica(home, "two") as two:
+        await home.until(lambda: true(lambda: one.shell and two.shell and (one.leading or two.leading)))
+        leader, standby = (one, two) if one.leading else (two, one)
+        await home.create(*(live.pod(f"a-{i}", "first", 2, "four") for i in range(2)))
+        await home.create(live.pod("firm", "firm", 1, "eight", preemptible="false"))
+        where = await home.bound("a-0", "a-1", "firm")
+        await home.create(live.pod("late", "never", 2, "eight", gated=False))
+        nodes = sorted(each["metadata"]["name"] for each in (await home.api.list("/api/v1/nodes"))[0])
+        uid = {name: each["metadata"]["uid"] for name, each in (await home.pods()).items()}
+
+        def asked(which: app.Scheduler) -> dict[str, Any]:
+            deciding = which.decisions()
+            assert deciding
+            pods = {name: wire.Pod(wire.Metadata(name, "default", uid[name])) for name in uid}
+            late = pods["late"]
+            tried = {node: [uid[name] for name in where if where[name] == node] for node in nodes}
+            part = {where["a-0"]: [uid["a-0"]]}
+            return {
+                "planned": list(deciding.filter(pods["a-0"], nodes).feasible),
+                "ranks": [deciding.scores(pods["a-1"], nodes), deciding.scores(late, nodes)],
+                "late": list(deciding.filter(late, nodes).feasible),
+                "victims": deciding.preempt(late, tried),
+                "part": deciding.preempt(late, part),
+                "own": deciding.preempt(pods["a-0"], tried),
+            }
+
+        await home.until(lambda: true(lambda: asked(leader) == asked(standby)))
+
+        async def quiet() -> bool:
+            then = await state(home)
+            await asyncio.sleep(0.3)
+            return then == await state(home)
+
+        await home.until(quiet)
+        before, found = await state(home), asked(standby)
+        assert found["planned"] == [where["a-0"]] and found["own"] == {where["a-0"]: ()}
+        assert set(found["late"]) == set(nodes) - set(where.values()) and found["part"] == {}
+        whole = {where["a-0"]} if where["a-0"] == where["a-1"] else set()
+        assert set(found["victims"]) == whole | set(found["late"])
+        assert asked(standby) == found and await state(home) == before and not standby.leading
