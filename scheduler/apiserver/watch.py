@@ -56,7 +56,12 @@ class Interrupted:
     wait_s: float
 
 
-Event = Listed | Changed | Deleted | Interrupted
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The watch is open again after an interruption; what was missed meanwhile follows."""
+
+
+Event = Listed | Changed | Deleted | Interrupted | Resumed
 
 
 async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **params: str) -> AsyncIterator[Event]:
@@ -79,6 +84,10 @@ async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **para
                 yield Listed(items, version)
             async with contextlib.aclosing(_changes(api, path, version, stall_s, params)) as told:
                 async for reached, event in told:
+                    if isinstance(event, Resumed):
+                        if failures:
+                            yield event
+                        continue  # not a success yet: the server may end the stream at once
                     version, failures = reached, 0
                     if event is not None:
                         yield event
@@ -110,7 +119,7 @@ def _wait(failures: int, asked_s: float | None) -> float:
 async def _changes(
     api: client.Client, path: str, version: str, stall_s: float, params: dict[str, str]
 ) -> AsyncGenerator[tuple[str, Event | None], None]:
-    """Watch once from a version on: the version of each event, and the event (None for a bookmark)."""
+    """Watch once from a version on: the version of each event, and the event (None for a bookmark), `Resumed` first."""
     asked = params | {
         "watch": "1",
         "resourceVersion": version,
@@ -118,6 +127,7 @@ async def _changes(
         "timeoutSeconds": str(int(QUIET_S)),
     }
     async with await api.open("GET", path, params=asked) as response:
+        yield version, Resumed()
         async for line in _lines(response, stall_s):
             yield _read(line)
 

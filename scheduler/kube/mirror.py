@@ -57,6 +57,8 @@ class Mirror:
     ----------
     told : callable
         Called for every change, in the server's order per kind, on the event loop; it must not wait.
+    heard : callable
+        Called for every event of a watch with the name of the kind; for metrics.
 
     Attributes
     ----------
@@ -72,6 +74,7 @@ class Mirror:
     kinds: tuple[Kind, ...]
     told: Callable[[Change], None]
     absent_s: float = ABSENT_S
+    heard: Callable[[str, watch.Event], None] = lambda *_: None
     unreadable: dict[tuple[str, Key], str] = field(default_factory=dict)
     trouble: dict[str, str] = field(default_factory=dict)
     served: dict[str, str] = field(default_factory=dict)
@@ -133,6 +136,7 @@ class Mirror:
             raise _Absent from None
 
     def _note(self, kind: Kind, event: watch.Event) -> None:
+        self.heard(kind.name, event)
         match event:
             case watch.Listed(items):
                 self._replace(kind, items)

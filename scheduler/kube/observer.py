@@ -31,8 +31,8 @@ class Ear:
     def waits(self, one: life.Life, effect: effects.Wait | effects.Reject) -> None:
         """A gang was told why it does not start."""
 
-    def stage(self, one: life.Life, name: str, began: float, problem: str) -> None:
-        """Part of the writing of a gang has ended just now; "" for no problem."""
+    def stage(self, one: life.Life, name: str, began: float, ended: float, problem: str) -> None:
+        """Part of the writing of a gang has ended, in seconds of the monotonic clock; "" for no problem."""
 
     def written(self, one: life.Life, seconds: float) -> None:
         """All pods of a gang were let go, so long after it was complete."""
@@ -114,7 +114,7 @@ class Observer:
         finally:
             if one is not None:
                 for ear in self.ears:
-                    ear.stage(one, name, began, problem)
+                    ear.stage(one, name, began, time.monotonic(), problem)
 
     def written(self, gang: followed.Followed) -> None:
         """All pods of a gang were let go."""
