@@ -5,6 +5,7 @@ length, connections stay, and a refusal is a 400 with one sentence.
 """
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -162,7 +163,28 @@ async def read_body(request: Request, limit: int) -> bytearray:
 
 
 class Listener(uvicorn.Server):
-    """A server that leaves signals to its owner, who runs several."""
+    """A server that leaves signals to its owner, who runs several, and fails with a sentence.
+
+    uvicorn would end the process where its port is taken.
+    """
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until `should_exit` is set.
+
+        Raises
+        ------
+        OSError
+            Nothing can listen there; names address and port.
+        """
+        await super().serve(sockets or [self._bound()])
+
+    def _bound(self) -> socket.socket:
+        host, port = self.config.host, self.config.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            return socket.create_server((host, port), family=family, backlog=self.config.backlog)
+        except OSError as error:
+            raise OSError(f"can't listen on {host} port {port}: {error.strerror}; choose another port") from error
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -175,7 +197,7 @@ def listening(face: Face, host: str, port: int, files: tls.Tls | None = None) ->
 
     Raises
     ------
-    OSError, ssl.SSLError
+    BadInput
         A certificate file is missing or malformed.
     """
     context = tls.Renewed(files).context() if files is not None else None

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import structlog
 
+from scheduler import bad_input
+
 Stamp = tuple[tuple[int, int, int], ...]
 
 log = structlog.get_logger()
@@ -29,20 +31,29 @@ class Tls:
 
         Raises
         ------
-        OSError, ssl.SSLError
+        BadInput
             A file is missing or malformed, or the key is another certificate's.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self.certificate, self.key)
+        self._load(context)
         if self.client_ca is not None:
-            context.load_verify_locations(self.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
             # A resumed session is not held against a new authority. 1.3 without tickets resumes none; 1.2 would by ID.
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.num_tickets = 0
         return context
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        file, remedy = self.certificate, f"give a PEM certificate, with its key in {self.key}"
+        try:
+            context.load_cert_chain(file, self.key)
+            if self.client_ca is not None:
+                file, remedy = self.client_ca, "give the PEM certificate of the authority that signs those of clients"
+                context.load_verify_locations(file)
+        except OSError as error:
+            raise bad_input.BadInput(f"can't be used for TLS: {error}", file=str(file), remedy=remedy) from None
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +70,7 @@ class Renewed:
     _told: str = ""
 
     def __post_init__(self) -> None:
-        self._stamp = self._stamps()
-        self.newest = self.tls.read()
+        self._stamp, self.newest = (), self.tls.read()  # without a stamp the first handshake reads once more
 
     def context(self) -> ssl.SSLContext:
         """Return the context to listen with; its connections are handed over to the newest one."""
@@ -76,11 +86,11 @@ class Renewed:
             if stamp == self._stamp:
                 return
             self.newest, self._stamp = self.tls.read(), stamp
-        except (OSError, ssl.SSLError) as error:
-            self._tell(f"{type(error).__name__}: {error}")
+        except (OSError, bad_input.BadInput) as error:
+            self._tell(str(error))
             return
         self._told = ""
-        log.info("certificate read again", file=str(self.tls.certificate))
+        log.info("certificate read", file=str(self.tls.certificate))
 
     def _handshake(self, one: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
         self.refresh()
@@ -93,4 +103,4 @@ class Renewed:
     def _tell(self, problem: str) -> None:
         if problem != self._told:
             self._told = problem
-            log.warning("certificate not read again", file=str(self.tls.certificate), problem=problem)
+            log.warning("certificate not read", file=str(self.tls.certificate), problem=problem)

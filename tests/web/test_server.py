@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -109,6 +110,13 @@ async def test_not_ready_until_synced_then_ready_and_measured() -> None:
             text = await answer.text()
         assert 'muster_extender_duration_seconds_count{verb="filter"} 1.0' in text
         assert 'muster_extender_answers_total{code="503",verb="filter"} 1.0' in text
+
+
+async def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1 port {port}: Address already in use"):
+            await server.listening(server.Face(lambda: None), "127.0.0.1", port).serve()
 
 
 async def test_tls_asks_for_a_client_certificate(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from scheduler import app, config
+from scheduler import app, bad_input, config
 from scheduler.apiserver import access, client
 from scheduler.web import tls
 from tests.testbed import ports
@@ -148,10 +148,10 @@ async def test_a_session_is_not_resumed_where_certificates_are_asked_for(tmp_pat
 def test_a_key_of_another_certificate_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     a, b = certificates.write(tmp_path / "a"), certificates.write(tmp_path / "b")
-    with pytest.raises(ssl.SSLError):
-        tls.Renewed(tls.Tls(a.certificate, b.key))
-    with pytest.raises(FileNotFoundError):
-        tls.Renewed(tls.Tls(a.certificate, tmp_path / "absent"))
+    for key, authority, named in ((b.key, None, a.certificate), (tmp_path / "no", None, "no"), (a.key, a.key, a.key)):
+        with pytest.raises(bad_input.BadInput) as refused:
+            tls.Renewed(tls.Tls(a.certificate, key, authority))
+        assert str(named) in str(refused.value)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
