@@ -32,6 +32,7 @@ from scheduler.kube import (
     knowledge,
     kueue_controller,
     lease,
+    observer,
     pens,
     places,
     recorder,
@@ -43,6 +44,7 @@ from scheduler.kube import (
 )
 from scheduler.kube import shell as shells
 from scheduler.kube.gangs import outline
+from scheduler.metrics import meters as metering
 from scheduler.model import request
 from scheduler.record import journal
 from scheduler.web import answers, asked, extender, server, tls, webhook, wire
@@ -73,11 +75,16 @@ class Scheduler:
     shell: shells.Shell | None = None
     leading: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    meters: metering.Meters = field(init=False)
     _answers: answers.Answers | None = None
     _asked: dict[str, request.PodRequest | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.meters = metering.new(lambda: self.shell, lambda: self.leading)
+
     async def run(self) -> None:
         """Serve and lead until cancelled."""
+        self.api.observe = self.meters.requests.observe
         webs = self.webs()
         async with asyncio.TaskGroup() as group:
             serving = [group.create_task(web.serve(), name="server") for web in webs]
@@ -97,7 +104,7 @@ class Scheduler:
         The API server and the kubelet have no client certificate to show. So with TLS what they ask has a port of its
         own, without the extender, and the extender's port can ask for certificates.
         """
-        host, metrics = self.config.host, server.Metrics.new()
+        host, metrics = self.config.host, server.Metrics.new(self.meters.registry)
         hook = webhook.Webhook.new(knowledge.Knowledge(self.known), metrics.registry).route()
         face = server.Face(self.decisions, self.config.extender_weight, metrics)
         hooked = replace(face, also=(hook,))
@@ -177,9 +184,14 @@ class Scheduler:
     async def _term(self, epoch: int, leads: Callable[[], bool] = pens.always) -> None:
         """Follow the cluster from a fresh read until cancelled; plan and write in an epoch above 0."""
         known = world.World(self.api, self._options())
-        writer = scribe.Scribe(self.api, epoch, self._device_class, leads, known.pod)
+        told = observer.Observer((self.meters.work,) if epoch else ())
+        known.listeners.append(told.changed)
+        known.store.heard = self.meters.watches.heard
+        self.meters.watches.began()
+        writer = scribe.Scribe(self.api, epoch, self._device_class, leads, known.pod, told)
         if epoch:
             unfinished = await recover.recover(self.api, writer)
+            told.recovered(unfinished)
             log.info("recovered", plans=unfinished)
         async with _running(known.store.run(), "mirror"):
             await known.store.wait_synced(self.config.sync_s)
@@ -189,7 +201,9 @@ class Scheduler:
         told = recorder.Recorder(self.api, self.identity)
         desk = reservations.Reservations(known)
         check = kueue_controller.Controller(self.api, known.store.served, desk)
-        carry = carrier.Carrier(known, writer, told, evictor.Evictor(self.api), check.answer, check.pods_came)
+        carry = carrier.Carrier(
+            known, writer, told, evictor.Evictor(self.api), check.answer, check.pods_came, writer.observer
+        )
         now = shells.Shell(known, sighting.Sight(known), self._settings(), self._journal, carry, leads=epoch > 0)
         desk.shell = now
         now.begin()

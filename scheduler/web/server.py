@@ -38,9 +38,9 @@ class Metrics:
     answers: prometheus_client.Counter
 
     @classmethod
-    def new(cls) -> "Metrics":
-        """Return metrics in a registry of their own."""
-        registry = prometheus_client.CollectorRegistry()
+    def new(cls, registry: prometheus_client.CollectorRegistry | None = None) -> "Metrics":
+        """Return metrics in a registry, in one of their own by default."""
+        registry = registry or prometheus_client.CollectorRegistry()
         seconds = prometheus_client.Histogram(
             "muster_extender_duration_seconds",
             "From the whole request read to the answer encoded.",
