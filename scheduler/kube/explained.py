@@ -256,7 +256,7 @@ class Tenant(Value, frozen=True):
 
 
 class Fragment(Value, frozen=True):
-    """How much of the free GPUs pods of some size could not use: those on nodes with fewer than `size` wholly free."""
+    """How many of the free GPUs are left over where nodes are filled with pods of `size` GPUs; `share` of all free ones."""
 
     size: int
     unusable: int

@@ -46,6 +46,10 @@ class Index:
         """Return the pods of a gang that exist, in the order of their names."""
         return [pod for _, pod in sorted(self._members.get(gang, {}).items())]
 
+    def identities(self) -> list[workload.Identity]:
+        """Return all gangs that have pods, by name."""
+        return [one for _, one in sorted(self._known.items())]
+
     def mark(self, gang: str) -> None:
         """Have a gang looked at again."""
         self._mark((gang,))

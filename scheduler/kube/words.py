@@ -2,6 +2,8 @@
 
 from scheduler.gang import effects
 from scheduler.kube import followed
+from scheduler.model import request
+from scheduler.placement import placement
 
 EVICTIONS = {
     effects.Eviction.PREEMPTED: "a gang of higher priority needs its devices",
@@ -9,6 +11,7 @@ EVICTIONS = {
     effects.Eviction.NODE_FAILED: "a node of it failed",
     effects.Eviction.DEVICE_FAILED: "a device of it failed",
     effects.Eviction.NODE_REMOVED: "a node of it, or a device, is no longer in the cluster",
+    effects.Eviction.MOVED: "it is put elsewhere so that another gang fits, and has its devices there already",
     effects.Eviction.MEMBER_LOST: "a pod was lost and its domain has no room for another",
 }
 
@@ -22,9 +25,11 @@ def incomplete(gang: followed.Followed) -> str:
 
 def planned(gang: followed.Followed) -> str:
     """Say where a gang goes."""
-    found = gang.placement
-    if found is None:
-        return "placed"
+    return "placed" if gang.placement is None else placed(gang.placement)
+
+
+def placed(found: placement.Placement) -> str:
+    """Say where a placement is."""
     pods = len(found.grants)
     where = (
         f"{pods} {'pod' if pods == 1 else 'pods'} on {len(found.nodes)} {'node' if len(found.nodes) == 1 else 'nodes'}"
@@ -37,3 +42,18 @@ def planned(gang: followed.Followed) -> str:
 def evicted(gang: followed.Followed, reason: effects.Eviction) -> str:
     """Say why a gang has to leave."""
     return f"the pods are deleted: {EVICTIONS[reason]}; the gang waits for its pods to be made anew"
+
+
+def asks(one: request.PodRequest) -> str:
+    """Say what a pod asks for."""
+    models = f" ({' or '.join(dict.fromkeys(one.gpu_models))})" if one.gpu_models else ""
+    gpus = {
+        request.RequestKind.CPU: "",
+        request.RequestKind.MIG: f"{one.gpus} x {one.mig}{models}",
+        request.RequestKind.SHARE: f"{one.gpu_milli / 1000:g} GPU{models}",
+        request.RequestKind.WHOLE: f"{one.gpus} GPU{'' if one.gpus == 1 else 's'}{models}",
+    }[one.kind]
+    nics = f"{one.nics} NIC{'' if one.nics == 1 else 's'}" if one.nics else ""
+    rest = (f"{count} {kind}" for kind, count in one.accelerators)
+    cpu, memory = f"{one.cpu_milli / 1000:g} CPU", f"{one.memory_mib} MiB"
+    return ", ".join(part for part in (gpus, nics, *rest, cpu, memory) if part)
