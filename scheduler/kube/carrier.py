@@ -283,7 +283,8 @@ class Carrier:
     def _tell(self, gang: followed.Followed, reason: event.Reason, text: str) -> None:
         """Write Events on the owner and on the first pods."""
         found = gang.workload
-        if found.owner.uid:
+        own = {member.pod.uid for member in found.members}
+        if found.owner.uid and found.owner.uid not in own:  # a lone pod is its own owner
             self.recorder.tell(event.Subject.owner(found.identity.namespace, found.owner), reason, text)
         for member in found.members[:PODS_TOLD]:
             self.recorder.tell(event.Subject.pod(member.pod), reason, text)

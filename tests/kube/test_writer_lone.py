@@ -138,6 +138,13 @@ async def test_a_whole_scheduler_places_a_lone_pod_without_a_record(tmp_path: Pa
         await home.bound("alone")
         records, _ = await home.api.list(paths.of(names.API_VERSION, names.PLURAL))
         assert records == []
+
+        async def told() -> Any:
+            found, _ = await home.api.list("/apis/events.k8s.io/v1/namespaces/default/events")
+            return [one for one in found if one["regarding"]["name"] == "alone" and one["reason"] == "GangPlanned"]
+
+        (event,) = await home.until(told)
+        assert not event.get("series") and not event.get("deprecatedCount"), "told once"
         assert len((await home.claims())["alone"]) == 8
         await home.api.delete("/api/v1/namespaces/default/pods/alone", grace_s=0)
 
