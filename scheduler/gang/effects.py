@@ -16,6 +16,7 @@ class Eviction(Enum):
     NODE_FAILED = "NodeFailed"
     DEVICE_FAILED = "DeviceFailed"
     NODE_REMOVED = "NodeRemoved"
+    MOVED = "MovedToMakeRoom"
     MEMBER_LOST = "MemberNotReplaceable"
 
 

@@ -11,12 +11,12 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from scheduler.gang import backfill, effects, events, holdings, news, quota, refill, strangers
+from scheduler.gang import backfill, effects, events, holdings, news, quota, refill, room, strangers
 from scheduler.gang import config as configs
 from scheduler.gang import queue as queues
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
-from scheduler.placement import bandwidth, clearing, engine, placement, preempt
+from scheduler.placement import bandwidth, engine, placement, preempt
 from scheduler.placement import scoring as scorings
 from scheduler.snapshot import bulk, state
 
@@ -70,6 +70,8 @@ class Machine:
     _out: list[effects.Effect] = field(default_factory=list)
     _queued: list[str] = field(default_factory=list)
     _because: str = ""
+    _searches: int = 0
+    _search_at: float = math.inf
 
     def __post_init__(self) -> None:
         self.snapshot = state.empty(self.scoring.topology)
@@ -90,21 +92,21 @@ class Machine:
         list of Effect
             To be carried out in order. Duplicate and late events have none.
         """
-        self._out, self._because, self._queued = [], events.describe(event), []
-        room = self._expire(now)
-        room |= self._note(event, now)
-        if room:
+        self._out, self._because, self._queued, self._searches = [], events.describe(event), [], 0
+        freed = self._expire(now)
+        freed |= self._note(event, now)
+        if freed:
             self.queue.unblock(self.snapshot.free_gpus)
-        if room or self._queued:
+        if freed or self._queued:
             self._serve(now)
         for name in self._queued:
             self._say_why(name)
         return self._out
 
     def next_tick(self) -> float:
-        """Return when a `Tick` is due at the latest: the next expiry or end of a rest; infinite for never."""
+        """Return when a `Tick` is due at the latest: the next expiry, end of a rest or search; infinite for never."""
         resting = min((until for until, _, _ in self._resting.values()), default=math.inf)
-        return min(resting, self.held.next_expiry())
+        return min(resting, self.held.next_expiry(), self._search_at)
 
     def knows(self, name: str) -> bool:
         """Return whether a gang waits, rests or holds devices."""
@@ -117,6 +119,16 @@ class Machine:
             return None
         refused = self.ledger.refusal(entry.gang) or self._refusal(entry)
         return replace(refused, gang=name) if refused else _behind(entry, self.queue.head())
+
+    def offer(self, name: str, now: float) -> room.Offer | None:
+        """Return what would let a waiting gang start, in the first way of `config.offers` that does; changes nothing."""
+        entry = self.queue.waiting.get(name)
+        if entry is None or self.ledger.refusal(entry.gang) is not None:
+            return None
+        before = now - self.config.move_after_s
+        known = (entry.gang, self.snapshot, self.scoring, self.held, self.ledger, self.tiers, before)
+        found = (room.offer(way, *known) for way in self.config.offers)
+        return next((one for one in found if one is not None), None)
 
     def _refusal(self, entry: queues.Waiting) -> reasons.Rejection | None:
         """Return why the gang's shape is blocked; what is missing is counted again when anything has changed since."""
@@ -258,12 +270,15 @@ class Machine:
         return True
 
     def _wake(self, now: float) -> bool:
-        """Queue the gangs whose rest is over."""
+        """Queue the gangs whose rest is over; tell whether any is, or moves are to be looked for again."""
         due = [name for name, (until, _, _) in self._resting.items() if until <= now]
         for name in due:
             _, gang, number = self._resting.pop(name)
             self._admit(gang, number, now)
-        return bool(due)
+        search = self._search_at <= now
+        if search:
+            self._search_at = math.inf
+        return bool(due) or search
 
     def _adopt(self, gang: gangs.Gang, grants: tuple[state.Grant, ...], confirmed: bool, now: float) -> bool:
         """Follow a gang that has its devices already; it keeps its place in the queue when it is evicted later."""
@@ -451,11 +466,12 @@ class Machine:
 
     def _serve(self, now: float) -> None:
         """Start whatever may start."""
-        if self.config.mode == "skip" and not self.config.preempt:
+        evicts = self.config.preempt or self.config.defragment
+        if self.config.mode == "skip" and not evicts:
             self._serve_shapes(now)
-        elif self.config.mode == "fifo" and not self.config.preempt and not self.ledger.quotas:
+        elif self.config.mode == "fifo" and not evicts and not self.ledger.quotas:
             self._serve_heads(now)
-        elif self._serve_in_order(now, may_evict=self.config.preempt):
+        elif self._serve_in_order(now, may_evict=evicts):
             self.queue.unblock(self.snapshot.free_gpus)  # victims leave more room than was needed
             self._serve_in_order(now, may_evict=False)  # and may fit elsewhere themselves
 
@@ -561,8 +577,8 @@ class Machine:
         return backfill.shadow(self.snapshot, head, ends, self.scoring, self.tiers)
 
     def _make_room(self, entry: queues.Waiting, now: float) -> bool:
-        """Preempt or reclaim for a gang; tell whether it started."""
-        for reason, victims in self._victims(entry.gang):
+        """Preempt, reclaim or move for a gang; tell whether it started."""
+        for reason, victims in room.victims(entry.gang, self.held, self.ledger) if self.config.preempt else ():
             found = preempt.preempt(self.snapshot, entry.gang, self.scoring, victims, self.tiers)
             if isinstance(found, preempt.Preemption):
                 contested = bool(self.foreign.short)
@@ -570,33 +586,28 @@ class Machine:
                     self._evict(self.held[victim.gang.name], reason, now)
                 # Strangers may have had a right to what the victims held; then the plan is asked anew.
                 return self._try(entry, now) if contested else self._started(entry, found.placement, now)
-        return False
+        return self.config.defragment and self._move(entry, now)
 
-    def _victims(self, gang: gangs.Gang) -> Iterator[tuple[effects.Eviction, Sequence[clearing.Running]]]:
-        """Yield who may be evicted for a gang: first lower priorities, then what other tenants borrowed.
+    def _move(self, entry: queues.Waiting, now: float) -> bool:
+        """Put gangs elsewhere so that another one fits; tell whether it started.
 
-        With quotas priority counts inside a tenant only: across tenants it could undo a reclaim for ever.
+        Where strangers wait for what somebody else holds, nothing is moved: they would take what the moved gangs leave.
         """
-        lower = [
-            one
-            for one in self.held
-            if one.gang.preemptible
-            and one.gang.priority < gang.priority
-            and (not self.ledger.quotas or one.gang.tenant == gang.tenant)
-        ]
-        if lower:
-            yield effects.Eviction.PREEMPTED, [clearing.Running(one.gang, one.placement.grants) for one in lower]
-        if self.ledger.entitled(gang):
-            newest = sorted(self.held, key=lambda one: -one.decision)
-            others = self.ledger.borrowed(one.gang for one in newest)
-            # `preempt` takes lower priorities only; a borrower yields whatever its priority is.
-            borrowed = [
-                clearing.Running(replace(other, priority=gang.priority - 1), self.held[other.name].placement.grants)
-                for other in others
-                if other.tenant != gang.tenant and other.preemptible
-            ]
-            if borrowed:
-                yield effects.Eviction.RECLAIMED, borrowed
+        if self.foreign.short or now < entry.search_after or self._searches >= room.SEARCHES:
+            return False
+        self._searches += 1
+        before = now - self.config.move_after_s
+        found = room.moves(self.snapshot, entry.gang, self.scoring, self.held, self.tiers, before)
+        if found is None:
+            entry.search_after = now + room.SEARCH_REST_S
+            self._search_at = min(self._search_at, entry.search_after)
+            return False
+        for move in found.moves:
+            self._evict(self.held[move.running.gang.name], effects.Eviction.MOVED, now)
+        self._start(entry, found.placement, now)
+        for move in found.moves:
+            self._start(self.queue.waiting[move.running.gang.name], move.placement, now)
+        return True
 
     def _started(self, entry: queues.Waiting, found: placement.Placement, now: float) -> bool:
         self._start(entry, found, now)

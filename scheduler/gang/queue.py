@@ -31,6 +31,8 @@ class Waiting:
         The reason that the outside was last given.
     furthest : int
         The furthest stage that it was told of, see `news.STAGE`.
+    search_after : float
+        Until then no moves are looked for again.
     """
 
     gang: gangs.Gang
@@ -40,6 +42,7 @@ class Waiting:
     shape: "Shape"
     said: reasons.Reason | None = None
     furthest: int = -1
+    search_after: float = 0.0
     gone: bool = False
 
 

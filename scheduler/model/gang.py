@@ -66,6 +66,8 @@ class Gang:
         Ties every record of this gang together, from the gateway to the device.
     within : str
         Name of a domain of the fleet that all pods must be in, because somebody else decided so; "" for any.
+    movable : bool
+        Its pods are made anew when they are deleted, so that it can be put elsewhere while it runs.
 
     Raises
     ------
@@ -83,6 +85,7 @@ class Gang:
     expected_s: float = 0.0
     decision_id: str = ""
     within: str = ""
+    movable: bool = True
 
     def __post_init__(self) -> None:
         for problem in _problems(self):

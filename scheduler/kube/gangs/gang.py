@@ -38,6 +38,7 @@ def of(one: outline.Outline, found: Sequence[roles.Role], objects: outline.Objec
         constraint=constraint,
         min_member=_minimum(one, everyone, size),
         preemptible=all(each.preemptible is not False for each in everyone),
+        movable=all(pod.owner.uid for pod in members),
         expected_s=wanted.agreed(filter(None, (each.expected_s for each in everyone)), one.where, names.EXPECTED_S)
         or 0.0,
         decision_id=next(_decisions(above, members), ""),
