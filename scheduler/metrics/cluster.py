@@ -50,7 +50,8 @@ class Cluster(registry.Collector):
         if now is not None:
             yield from self._gauges(now)
         took = metrics_core.GaugeMetricFamily(
-            "muster_scrape_seconds", "Time in which these gauges were computed for this scrape; the loop stood still."
+            "muster_scrape_duration_seconds",
+            "Time in which these gauges were computed for this scrape; the loop stood still.",
         )
         took.add_metric([], time.perf_counter() - began)
         yield took

@@ -24,7 +24,7 @@ class Requests:
             registry=registry,
         )
         self._seconds = prometheus_client.Histogram(
-            "muster_api_request_seconds",
+            "muster_api_request_duration_seconds",
             "From a request sent to its answer read, each page of a list by itself; watches are left out.",
             ["verb", "resource"],
             buckets=BUCKETS,

@@ -34,13 +34,13 @@ class Work(observer.Ear):
 
     def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
         self._turns = prometheus_client.Histogram(
-            "muster_turn_seconds",
+            "muster_turn_duration_seconds",
             "A turn of the loop: what changed is told to the machine, and its effects are begun.",
             buckets=TURN_S,
             registry=registry,
         )
         self._decisions = prometheus_client.Histogram(
-            "muster_decision_seconds",
+            "muster_decision_duration_seconds",
             "Time in which the machine decided about an event, by what came of it.",
             ["outcome"],
             buckets=DECISION_S,
@@ -50,7 +50,7 @@ class Work(observer.Ear):
             "muster_plan_pods", "Pods of the plans made.", buckets=PODS, registry=registry
         )
         self._stages = prometheus_client.Histogram(
-            "muster_write_seconds",
+            "muster_write_duration_seconds",
             "Writing of a plan (write) and its parts, by whether they succeeded.",
             ["stage", "result"],
             buckets=STAGE_S,

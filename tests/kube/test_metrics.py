@@ -45,12 +45,12 @@ async def test_a_gang_is_measured_from_its_last_pod_to_its_binding(home: live.Cl
     assert value(home, "gang_written_seconds_count", waited="false") == 1
     assert 0 < (value(home, "gang_written_seconds_sum", waited="false") or 0) < 10
     assert value(home, "plan_pods_sum") == 3
-    assert value(home, "decision_seconds_count", outcome="start") == 1
+    assert value(home, "decision_duration_seconds_count", outcome="start") == 1
     for stage in ("free", "record", "claims", "release", "status", "write"):
-        assert value(home, "write_seconds_count", stage=stage, result="ok") == 1, stage
+        assert value(home, "write_duration_seconds_count", stage=stage, result="ok") == 1, stage
     assert value(home, "api_requests_total", verb="replace", resource="resourceclaims/status", code="200") == 3
     assert value(home, "api_requests_total", verb="create", resource="gangplacements", code="201") == 1
-    assert (value(home, "turn_seconds_count") or 0) >= 2
+    assert (value(home, "turn_duration_seconds_count") or 0) >= 2
 
 
 async def test_the_fleet_is_told_by_model_state_and_level(home: live.Cluster) -> None:
@@ -115,9 +115,9 @@ async def test_a_plan_that_fails_is_counted(home: live.Cluster) -> None:
         home.api = inner
         await home.create(*pods("g", 2))
         await home.bound("g-0", "g-1")
-        await reaches(home, 1, "write_seconds_count", stage="write", result="ok")
+        await reaches(home, 1, "write_duration_seconds_count", stage="write", result="ok")
         assert value(home, "failed_plans_total") == 1
-        assert value(home, "write_seconds_count", stage="record", result="failed") == 1
+        assert value(home, "write_duration_seconds_count", stage="record", result="failed") == 1
         assert value(home, "api_requests_total", verb="create", resource="gangplacements", code="422") == 1
         await home.stop()
 
