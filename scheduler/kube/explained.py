@@ -287,8 +287,7 @@ class Victim(Value, frozen=True):
 class Clearing(Value, frozen=True):
     """What would need to go so that a gang fits.
 
-    `allowed` tells whether preemption may do that: the gangs that go have a lower priority. Otherwise somebody has to
-    decide it.
+    `allowed` tells whether the leader would do that by itself: it may preempt, and all that go have a lower priority.
     """
 
     allowed: bool
@@ -318,11 +317,12 @@ class Wish(Value, frozen=True):
 
 
 class WhatIf(Value, frozen=True):
-    """What would become of a manifest now; nothing was changed."""
+    """What would become of a manifest now; nothing was changed. `ignored` are objects that ask for no device of ours."""
 
     by: Replica
     fits: bool
     gangs: list[Wish]
+    ignored: list[str]
 
 
 class Problem(Value, frozen=True):

@@ -71,7 +71,7 @@ def of_workload(item: Item) -> workload.Identity | None:
         case "JobSet":
             return jobset(namespace, owner.name)
         case "Job":
-            return _made(namespace, "job", "Job", owner.name)
+            return job(namespace, owner.name)
         case "LeaderWorkerSet":
             group = _text(metadata.get("annotations"), marks.KUEUE_COMPONENT)
             return lws(namespace, owner.name, group) if _DIGITS.fullmatch(group) else None
@@ -85,6 +85,11 @@ def of_workload(item: Item) -> workload.Identity | None:
 def jobset(namespace: str, name: str) -> workload.Identity:
     """Return the identity of a JobSet."""
     return _made(namespace, "jobset", "JobSet", name)
+
+
+def job(namespace: str, name: str) -> workload.Identity:
+    """Return the identity of a Job that no JobSet owns."""
+    return _made(namespace, "job", "Job", name)
 
 
 def lws(namespace: str, name: str, group: str) -> workload.Identity:
@@ -131,7 +136,7 @@ def _lws(pod: pods.Pod) -> workload.Identity | None:
 
 def _job(pod: pods.Pod) -> workload.Identity | None:
     owner = pod.owner
-    return _made(pod.namespace, "job", "Job", owner.name) if (owner.kind, owner.api_version) == BATCH_JOB else None
+    return job(pod.namespace, owner.name) if (owner.kind, owner.api_version) == BATCH_JOB else None
 
 
 def _pod_group(pod: pods.Pod) -> workload.Identity | None:
