@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -28,6 +28,9 @@ MAX_TEXT = 253
 PROBLEM = "application/problem+json"
 
 log = structlog.get_logger()
+
+
+Result = TypeVar("Result")
 
 
 class NotFound(LookupError):
@@ -178,7 +181,7 @@ def _text(one: Parameter, request: Request) -> str:
 
 
 def _number(one: Parameter, text: str) -> int:
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else -1
     if not 0 <= number <= one.most:
         raise wire.BadRequest(f"{one.name} is {text[:20]!r}; write a whole number from 0 to {one.most}")
     return number
@@ -191,7 +194,7 @@ class OneAtATime:
     wait_s: float = 5.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def run(self, job: Callable[[], msgspec.Struct]) -> msgspec.Struct:
+    async def run(self, job: Callable[[], Result]) -> Result:
         """Run a job in a thread.
 
         Raises
