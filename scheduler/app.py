@@ -21,7 +21,7 @@ import structlog
 import uvicorn
 
 from scheduler import config as configs
-from scheduler import eviction, policies
+from scheduler import eviction, explanation, policies
 from scheduler.apiserver import client
 from scheduler.gang import config as queueing
 from scheduler.gang import machine
@@ -40,6 +40,7 @@ from scheduler.kube import (
     reservations,
     scribe,
     sighting,
+    story,
     world,
 )
 from scheduler.kube import shell as shells
@@ -76,6 +77,7 @@ class Scheduler:
     leading: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     meters: metering.Meters = field(init=False)
+    past: story.Story = field(default_factory=story.Story)
     _answers: answers.Answers | None = None
     _asked: dict[str, request.PodRequest | None] = field(default_factory=dict)
 
@@ -106,8 +108,9 @@ class Scheduler:
         """
         host, metrics = self.config.host, server.Metrics.new(self.meters.registry)
         hook = webhook.Webhook.new(knowledge.Knowledge(self.known), metrics.registry).route()
-        face = server.Face(self.decisions, self.config.extender_weight, metrics)
-        hooked = replace(face, also=(hook,))
+        told = explanation.Desk(self.identity, self.present, self.decisions, self.past).routes()
+        face = server.Face(self.decisions, self.config.extender_weight, metrics, also=told)
+        hooked = replace(face, also=(hook, *told))
         if not self.config.tls_certificate:
             return [server.listening(hooked, host, self.config.port)]
         authority = Path(self.config.client_ca) if self.config.client_ca else None
@@ -121,6 +124,11 @@ class Scheduler:
     def known(self) -> world.World | None:
         """Return what is known of the cluster, None before the first sync."""
         return self.shell.known if self.shell is not None else None
+
+    def present(self) -> shells.Shell | None:
+        """Return the shell of the term that runs; None before the first sync, and between two terms."""
+        ended = self.shell is not None and self.shell.leads and not self.leading
+        return None if ended else self.shell
 
     def decisions(self) -> extender.Decisions | None:
         """Return who answers the extender now."""
@@ -184,7 +192,7 @@ class Scheduler:
     async def _term(self, epoch: int, leads: Callable[[], bool] = pens.always) -> None:
         """Follow the cluster from a fresh read until cancelled; plan and write in an epoch above 0."""
         known = world.World(self.api, self._options())
-        told = observer.Observer((self.meters.work,) if epoch else ())
+        told = observer.Observer((self.meters.work, self.past) if epoch else ())
         known.listeners.append(told.changed)
         known.store.heard = self.meters.watches.heard
         self.meters.watches.began()
