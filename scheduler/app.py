@@ -244,7 +244,12 @@ class Scheduler:
         core = machine.Machine(
             first.scoring,
             queueing.QueueConfig(
-                mode=self.config.queue, preempt=self.config.preempt, reservation_s=self.config.reservation_s
+                mode=self.config.queue,
+                preempt=self.config.preempt == "execute",
+                defragment=self.config.defragment == "execute",
+                offers=self.config.offers,
+                move_after_s=self.config.move_after_s,
+                reservation_s=self.config.reservation_s,
             ),
         )
         if not self.config.audit_folder:

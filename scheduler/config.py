@@ -6,6 +6,9 @@ import pydantic
 
 Port = Annotated[int, pydantic.Field(ge=0, le=65535)]
 
+Way = Literal["never", "offer", "execute"]
+"""How far Muster goes to make room for a gang."""
+
 
 class Config(pydantic.BaseModel):
     """How the scheduler runs."""
@@ -33,7 +36,15 @@ class Config(pydantic.BaseModel):
     )
     policy: str = pydantic.Field("muster", description="Built-in scoring policy, or a ScoringPolicy file.")
     queue: Literal["fifo", "skip", "easy"] = pydantic.Field("skip", description="Who may overtake in the queue.")
-    preempt: bool = pydantic.Field(False, description="Gangs of higher priority may evict others.")
+    preempt: Way = pydantic.Field(
+        "offer", description="Whether gangs of higher priority evict others, or are told which they could evict."
+    )
+    defragment: Way = pydantic.Field(
+        "never", description="Whether gangs that run move so that another fits, or it is told which could move."
+    )
+    move_after_s: Annotated[float, pydantic.Field(ge=0, le=86_400)] = pydantic.Field(
+        300.0, description="Seconds that a gang runs at least before it is moved."
+    )
     reservation_s: Annotated[float, pydantic.Field(gt=0, le=86_400)] = pydantic.Field(
         120.0, description="Seconds that devices are kept for pods that do not exist yet."
     )
@@ -49,6 +60,12 @@ class Config(pydantic.BaseModel):
         120.0, description="Seconds within which everything has to be listed at the start."
     )
     log_level: Literal["debug", "info", "warning", "error"] = pydantic.Field("info", description="Least level logged.")
+
+    @property
+    def offers(self) -> tuple[Literal["preempt", "defragment"], ...]:
+        """Return the ways of making room that are told and not carried out."""
+        ways: tuple[Literal["preempt", "defragment"], ...] = ("preempt", "defragment")
+        return tuple(way for way in ways if getattr(self, way) == "offer")
 
     @pydantic.model_validator(mode="after")
     def _pairs(self) -> "Config":

@@ -13,7 +13,7 @@ import aiohttp
 import structlog
 
 from scheduler.apiserver import errors
-from scheduler.gang import effects
+from scheduler.gang import effects, room
 from scheduler.kube import claim as claims
 from scheduler.kube import event, followed, free, gang_record, kueue_answer, mirror, plan, words, world
 from scheduler.kube import evictor as evictors
@@ -210,6 +210,11 @@ class Carrier:
         self._say(gang, event.Reason.GANG_WAITING, rejection.reason.value, str(rejection))
         if gang.reserver:
             self.answer(gang.reserver, kueue_answer.Wait(str(rejection)))
+
+    def say_offered(self, gang: followed.Followed, rejection: reasons.Rejection, found: room.Offer) -> None:
+        """There is no room for the gang now, but others could make some."""
+        text = f"{rejection}; {words.offered(found)}"
+        self._say(gang, event.Reason.ROOM_OFFERED, rejection.reason.value, text)
 
     def say_rejected(self, gang: followed.Followed, rejection: reasons.Rejection) -> None:
         """There never will be room for the gang."""

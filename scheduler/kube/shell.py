@@ -19,6 +19,7 @@ from scheduler.kube import carrier as carriers
 from scheduler.kube import fleet, names, sighting, workload, world
 from scheduler.kube import followed as following
 from scheduler.kube import occupants as occupying
+from scheduler.kube import offers as offering
 from scheduler.kube import pod as pods
 from scheduler.kube import verifier as verifiers
 from scheduler.kube.gangs import identity as identities
@@ -80,6 +81,7 @@ class Shell:
     compiled: fleet.Compiled = field(init=False)
     journal: journals.Journal | machines.Machine = field(init=False)
     verifier: verifiers.Verifier = field(init=False)
+    offers: offering.Offers = field(default_factory=offering.Offers)
     turns: int = 0
     _stages: dict[str, set[str]] = field(default_factory=dict)
     _later: dict[str, float] = field(default_factory=dict)
@@ -138,6 +140,8 @@ class Shell:
             self._gangs(now)
         if self.machine.next_tick() <= now:
             self._tell(events.Tick(), now)
+        if self.leads:
+            self._offers(now)
         if self._freed:
             self._freed = False
             self._later.update(dict.fromkeys(self._short, now))
@@ -157,7 +161,8 @@ class Shell:
 
     async def _sleep(self) -> None:
         """Wait for a change, or for the next thing that is due."""
-        due = min([self.machine.next_tick(), *self._later.values()], default=math.inf)
+        offers = self.offers.due(self.machine) if self.leads else math.inf
+        due = min([self.machine.next_tick(), offers, *self._later.values()], default=math.inf)
         timeout = None if due == math.inf else max(0.0, due - self.clock())
         try:
             async with asyncio.timeout(timeout):
@@ -165,6 +170,15 @@ class Shell:
         except TimeoutError:
             return
         await asyncio.sleep(REST_S)
+
+    def _offers(self, now: float) -> None:
+        """Tell a waiting gang what would let it start."""
+        for key, found in self.offers.turn(self.machine, now):
+            gang, refused = self.followed.get(key), self.machine.why(key)
+            if gang is not None and refused is not None and found is not None:
+                self.carrier.say_offered(gang, refused, found)
+            elif gang is not None and refused is not None:
+                self.carrier.say_waiting(gang, refused)
 
     def _done(self, now: float) -> None:
         """Hear what became of writes."""
@@ -351,7 +365,8 @@ class Shell:
         if gang.reserver and gang.plan is None:
             return
         respawn = gang.evicted_at is not None and now < gang.evicted_at + RESPAWN_S
-        if respawn and gang.plan is None and self.known.gangs.members(identities.base(gang.workload.identity).key):
+        left = self.known.gangs.members(identities.base(gang.workload.identity).key)
+        if respawn and gang.plan is None and (left or gang.placement is not None):
             self._later[gang.key] = gang.evicted_at + RESPAWN_S if gang.evicted_at is not None else now
             return
         self._end(gang, now)

@@ -1,6 +1,6 @@
 """What people are told about a gang, in plain sentences."""
 
-from scheduler.gang import effects
+from scheduler.gang import effects, room
 from scheduler.kube import followed
 from scheduler.model import request
 from scheduler.placement import placement
@@ -14,6 +14,9 @@ EVICTIONS = {
     effects.Eviction.MOVED: "it is put elsewhere so that another gang fits, and has its devices there already",
     effects.Eviction.MEMBER_LOST: "a pod was lost and its domain has no room for another",
 }
+
+NAMED = 6
+"""Gangs that a sentence names."""
 
 
 def incomplete(gang: followed.Followed) -> str:
@@ -37,6 +40,22 @@ def placed(found: placement.Placement) -> str:
     gpus = sum(len(grant.gpus) if grant.milli else len(grant.partitions) for grant in found.grants)
     speed = f", predicted {found.bandwidth_mb_s / 1000:.0f} GB/s for a collective" if found.bandwidth_mb_s else ""
     return f"{where} in {found.level} {found.domain}, {gpus} devices{speed}"
+
+
+def offered(found: room.Offer) -> str:
+    """Say what would let a gang start."""
+    where = f"it would start in {found.placement.level} {found.placement.domain} if"
+    if found.way == "defragment":
+        moves = [f"{one.running.gang.name} to {one.placement.level} {one.placement.domain}" for one in found.moves]
+        return f"{where} other gangs moved: {_some(moves)}; --defragment execute does that"
+    victims = [f"{one.gang.name} (priority {one.gang.priority})" for one in found.gone]
+    return f"{where} others were evicted: {_some(victims)}; --preempt execute does that"
+
+
+def _some(found: list[str]) -> str:
+    """Join the first of some words and count the others."""
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return ", ".join(found[:NAMED]) + more
 
 
 def evicted(gang: followed.Followed, reason: effects.Eviction) -> str:

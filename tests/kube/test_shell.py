@@ -194,7 +194,7 @@ async def test_the_decision_log_of_a_live_run_replays(home: live.Cluster) -> Non
 
 
 async def test_a_gang_of_higher_priority_evicts_where_that_is_allowed(home: live.Cluster) -> None:
-    await home.start(preempt=True)
+    await home.start(preempt="execute")
     await home.create(*(live.pod(f"a-{i}", "low", 4) for i in range(4)))
     await home.bound(*(f"a-{i}" for i in range(4)))
     high = live.pod("b-0", "high", 1)
