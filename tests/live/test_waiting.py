@@ -99,7 +99,6 @@ async def test_a_stock_pod_never_takes_an_owned_device(team: teams.Team) -> None
             assert await other.devices() == {}
         finally:
             team.site.start_muster()
-        await other.phase("pod-stock", "Running")
         await other.bound(1)
         assert await writers(other) == {"muster"}
 
