@@ -31,6 +31,14 @@ UNSUITED = f"muster: {reasons.Reason.NO_SUCH_DEVICE.value}: the node has too few
 TAKEN = f"muster: {reasons.Reason.GPUS.value}: too few suitable GPUs of the node are free"
 FULL = "muster: CPU, memory, pods, NICs or accelerators of the node do not suffice"
 
+REASONS = (NO_GPU_NODE, DOWN, UNSUITED, TAKEN, FULL)
+"""Few different sentences, since kube-scheduler counts equal ones."""
+
+PASSING = 3
+"""From this row of `REASONS` on, evicting somebody may help."""
+
+FITS = -1
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -163,23 +171,22 @@ class Answers:
         fits = (self._row(wanted).cost[nodes] < rows.INFEASIBLE) & (nodes != UNKNOWN)
         if fits.all():
             return extender.Verdict(names)
-        able = list(itertools.compress(names, fits.tolist()))
-        out = np.flatnonzero(~fits)
-        failed, hopeless = dict[str, str](), dict[str, str]()
-        for row, reason in zip(out.tolist(), self._reasons(wanted, nodes[out]), strict=True):
-            (failed if reason in (TAKEN, FULL) else hopeless)[names[row]] = reason
-        return extender.Verdict(able, failed, hopeless)
+        causes = np.where(fits, FITS, self._causes(wanted, nodes))
+        return extender.Verdict(
+            list(itertools.compress(names, fits.tolist())),
+            _reasons(names, causes, causes >= PASSING),
+            _reasons(names, causes, (causes >= 0) & (causes < PASSING)),
+        )
 
-    def _reasons(self, wanted: demand.Demand, nodes: Ints) -> list[str]:
-        """Say for each node why it can't take the pod; few different sentences, since kube-scheduler counts equal ones."""
+    def _causes(self, wanted: demand.Demand, nodes: Ints) -> Ints:
+        """Return for each node why it can't take the pod, as a row of `REASONS`."""
         suited = np.bitwise_count(wanted.eligible[nodes] & self.snapshot.topology.all_gpus[nodes])
         least = wanted.gpus if wanted.kind is request.RequestKind.WHOLE else min(wanted.gpus, 1)
         bare = self.snapshot
         roomy = (bare.cpu_free[nodes] >= wanted.cpu_milli) & (bare.memory_free[nodes] >= wanted.memory_mib)
         roomy &= bare.pods_free[nodes] >= 1
         causes = [nodes == UNKNOWN, ~bare.up[nodes], suited < least, roomy & (wanted.gpus > 0)]
-        chosen: list[int] = np.select(causes, [0, 1, 2, 3], 4).tolist()
-        return [(NO_GPU_NODE, DOWN, UNSUITED, TAKEN, FULL)[cause] for cause in chosen]
+        return np.select(causes, [0, 1, 2, 3], 4)
 
     def _rows_of(self, names: Sequence[str]) -> Ints:
         """Return the rows of nodes by name, `UNKNOWN` for those that the fleet does not have."""
@@ -221,6 +228,12 @@ class Answers:
         by_tie = np.empty(len(worst_last), dtype=np.int64)
         by_tie[worst_last] = np.arange(len(worst_last), 0, -1)
         return by_tie[tie]
+
+
+def _reasons(names: Sequence[str], causes: Ints, among: NDArray[np.bool_]) -> dict[str, str]:
+    """Return the sentences of some nodes."""
+    told = map(REASONS.__getitem__, causes[among].tolist())
+    return dict(zip(itertools.compress(names, among.tolist()), told, strict=True))
 
 
 def _only(planned: str, names: Sequence[str]) -> extender.Verdict:

@@ -1,4 +1,4 @@
-"""Latency of the extender's verbs at 5,000 names over one kept connection: `python -m tests.bench.extender`.
+"""Latency of the extender's verbs at 5,000 names over one kept connection; part of `make bench-live`.
 
 Between two pods a device of some node is taken or given back, as each placement does, so that no answer is a cached one.
 `server` is from the whole body read to the answer encoded; `client` is the round trip that a kube-scheduler would see.
@@ -13,13 +13,13 @@ import json
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from scheduler import policies
 from scheduler.placement import scoring
 from scheduler.snapshot import state
 from scheduler.web import answers, asked, extender, server, wire
-from tests.bench import fleets
+from tests.bench import figure, fleets
 from tests.testbed import ports
 
 ROUNDS, WARM = 400, 30
@@ -102,22 +102,42 @@ def change(snapshot: state.Snapshot, turn: int) -> None:
         snapshot.release(grant)
 
 
-async def main() -> None:
+CASES = {"no GPUs": (0, "u"), "1 GPU": (1, "u"), "8 GPUs": (8, "u"), "a plan": (1, "planned")}
+VERBS = ("filter", "prioritize")
+
+Times = dict[tuple[str, str], tuple[list[float], list[float]]]
+
+
+@functools.cache
+def taken() -> Times:
+    """Return the times in the server and of round trips, by verb and case."""
+    return asyncio.run(_taken())
+
+
+async def _taken() -> Times:
     deciding, port = decided(), ports.one()
     served = server.listening(server.Face(lambda: deciding), "127.0.0.1", port)
     task = asyncio.create_task(served.serve())
     while not served.started:
         await asyncio.sleep(0.01)
     gc.freeze()
-    cases = {"no GPUs": request(0, "u"), "1 GPU": request(1, "u"), "4 GPUs": request(4, "u"), "8": request(8, "u")}
-    for name, body in (cases | {"planned": request(1, "planned")}).items():
-        for verb in ("filter", "prioritize"):
-            for where, took in zip(("server", "client"), await measure(deciding, port, verb, body), strict=True):
-                line = f"p50 {percentile(took, 50):.2f} ms, p99 {percentile(took, 99):.2f} ms"
-                print(f"{verb:10} {name:8} {where}: {line}", flush=True)
+    bodies = {name: request(*case) for name, case in CASES.items()}
+    found = {(verb, name): await measure(deciding, port, verb, bodies[name]) for name in CASES for verb in VERBS}
     served.should_exit = True
     await task
+    gc.unfreeze()
+    return found
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+def latency(verb: str, name: str, per_cent: int) -> tuple[float, str]:
+    """Return a percentile of the milliseconds in the server."""
+    inside, outside = taken()[verb, name]
+    return percentile(inside, per_cent), f"round trip {percentile(outside, per_cent):.2f} ms"
+
+
+def measurements() -> Iterator[tuple[str, figure.Measurement]]:
+    """Yield the figures, verb by verb."""
+    for verb in VERBS:
+        for name in CASES:
+            for per_cent in (50, 99):
+                yield f"{verb} p{per_cent} @ 5000 names, {name}", functools.partial(latency, verb, name, per_cent)

@@ -22,7 +22,7 @@ import psutil
 import yaml
 
 from scheduler.apiserver import client
-from tests.bench import burst, figure, stock
+from tests.bench import burst, core, extender, figure, stock
 from tests.testbed import cluster
 from tests.testbed.fleet import presets
 
@@ -170,3 +170,5 @@ def measurements(made: Bench, fleets: Sequence[presets.Fleet] = FLEETS) -> Itera
         yield f"last pod of a gang to all bound {where}", functools.partial(made.gang, fleet)
         yield f"time to sync {where}", functools.partial(made.sync, fleet)
         yield f"memory {where}", functools.partial(made.memory, fleet)
+    yield "512-pod gang planned", core.gang_planned
+    yield from extender.measurements()
