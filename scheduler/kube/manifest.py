@@ -50,13 +50,15 @@ class Manifest:
     ----------
     objects : dict of (kind, namespace, name) to object
         JobSets, Jobs, LeaderWorkerSets and PodGroups.
+    named : dict of (namespace, name) to Claim
+        ResourceClaims.
     ignored : tuple of str
         Objects that say nothing about devices.
     """
 
     objects: Mapping[tuple[str, str, str], Item] = field(default_factory=dict)
-    pods: tuple[pods.Pod, ...] = ()
-    claims: Mapping[mirror.Key, claims.Claim] = field(default_factory=dict)
+    members: tuple[pods.Pod, ...] = ()
+    named: Mapping[mirror.Key, claims.Claim] = field(default_factory=dict)
     templates: Mapping[mirror.Key, claims.Spec] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
@@ -155,7 +157,7 @@ class _Reader:
             for own in _identities(kind, namespace, name, item):
                 yield f"{kind} {namespace}/{name}", partial(recognize.expected, own, self.object, self.asked)
         grouped: dict[workload.Identity, list[pods.Pod]] = {}
-        for pod in self.manifest.pods:
+        for pod in self.manifest.members:
             found = identity.of(pod)
             if found is None:
                 raise bad_input.BadInput("has no gang yet", file=f"pod {pod.key}", remedy="ask with its owner")
@@ -172,7 +174,7 @@ class _Reader:
         store = self.known.store
         specs = requests.asked(
             pod,
-            Over(self.manifest.claims, store["claims"]),
+            Over(self.manifest.named, store["claims"]),
             Over(self.manifest.templates, store["templates"]),
         )
         named = {name: one for (_, name), one in store["classes"].items()}
