@@ -226,11 +226,24 @@ def _whole(where: str, one: workload.Workload) -> workload.Workload:
 
 
 def _documents(body: bytes) -> Iterator[Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for document in yaml.load_all(body.decode(), loader):
+    loader, text = getattr(yaml, "CSafeLoader", yaml.SafeLoader), body.decode()
+    _check_depth(text, loader)
+    for document in yaml.load_all(text, loader):
         if document is not None:
             _measure(document)
             yield document
+
+
+def _check_depth(text: str, loader: Any) -> None:
+    """Refuse deep nesting before it is composed: that recurses in C, and a deep enough document ends the process."""
+    depth = 0
+    for event in yaml.parse(text, loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise _bad(f"is nested more than {MAX_DEPTH} levels deep", remedy="take the nesting out")
 
 
 def _measure(document: object) -> None:
