@@ -15,7 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvicorn
@@ -48,7 +48,11 @@ from scheduler.kube.gangs import outline
 from scheduler.metrics import meters as metering
 from scheduler.model import request
 from scheduler.record import journal
+from scheduler.tracing import context, opening
 from scheduler.web import answers, asked, extender, server, tls, webhook, wire
+
+if TYPE_CHECKING:
+    from scheduler.tracing import exporter
 
 LEASE: dict[str, Any] = {}
 """Other times than those of `lease`; tests are in a hurry."""
@@ -77,12 +81,14 @@ class Scheduler:
     leading: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     meters: metering.Meters = field(init=False)
+    tracing: "exporter.Tracing | None" = field(init=False)
     past: story.Story = field(default_factory=story.Story)
     _answers: answers.Answers | None = None
     _asked: dict[str, request.PodRequest | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.meters = metering.new(lambda: self.shell, lambda: self.leading)
+        self.tracing = opening.begin(self.config.otlp_endpoint, self.identity, self.meters.registry, os.environ)
 
     async def run(self) -> None:
         """Serve and lead until cancelled."""
@@ -99,6 +105,8 @@ class Scheduler:
                 for web in webs:
                     web.should_exit = True
                 await asyncio.gather(*serving, return_exceptions=True)
+                if self.tracing is not None:
+                    await self.tracing.close()
 
     def webs(self) -> list[uvicorn.Server]:
         """Return the servers of extender, webhook, probes and metrics.
@@ -107,7 +115,9 @@ class Scheduler:
         own, without the extender, and the extender's port can ask for certificates.
         """
         host, metrics = self.config.host, server.Metrics.new(self.meters.registry)
-        hook = webhook.Webhook.new(knowledge.Knowledge(self.known), metrics.registry).route()
+        spans = self.tracing.spans if self.tracing is not None else None
+        traced = () if spans is None else (spans.traceparent, spans.admitted)
+        hook = webhook.Webhook.new(knowledge.Knowledge(self.known), metrics.registry, *traced).route()
         told = explanation.Desk(self.identity, self.present, self.decisions, self.past).routes()
         face = server.Face(self.decisions, self.config.extender_weight, metrics, also=told)
         hooked = replace(face, also=(hook, *told))
@@ -192,7 +202,7 @@ class Scheduler:
     async def _term(self, epoch: int, leads: Callable[[], bool] = pens.always) -> None:
         """Follow the cluster from a fresh read until cancelled; plan and write in an epoch above 0."""
         known = world.World(self.api, self._options())
-        told = observer.Observer((self.meters.work, self.past) if epoch else ())
+        told = self._observer() if epoch else observer.Observer()
         known.listeners.append(told.changed)
         known.store.heard = self.meters.watches.heard
         self.meters.watches.began()
@@ -204,6 +214,14 @@ class Scheduler:
         async with _running(known.store.run(), "mirror"):
             await known.store.wait_synced(self.config.sync_s)
             await self._follow(known, writer, epoch)
+
+    def _observer(self) -> observer.Observer:
+        """Return who is told of what a leader does."""
+        ears = (self.meters.work, self.past)
+        if self.tracing is None:
+            return observer.Observer(ears)
+        spans = self.tracing.spans
+        return observer.Observer((*ears, spans), lambda gang: spans.header(context.of_gang(gang)))
 
     async def _follow(self, known: world.World, writer: scribe.Scribe, epoch: int) -> None:
         told = recorder.Recorder(self.api, self.identity)

@@ -56,6 +56,10 @@ class Config(pydantic.BaseModel):
         True, description="All devices of ours carry the ownership taint; a warning tells of those without it."
     )
     audit_folder: str = pydantic.Field("", description="Folder of the decision log; no log where empty.")
+    otlp_endpoint: str = pydantic.Field(
+        "",
+        description="URL of an OTLP/HTTP collector for traces; the OTEL_ variables hold too, none where both are empty.",
+    )
     sync_s: Annotated[float, pydantic.Field(gt=0, le=3600)] = pydantic.Field(
         120.0, description="Seconds within which everything has to be listed at the start."
     )

@@ -181,7 +181,8 @@ class Carrier:
         problem: str = ""
         rest: plan.Plan | None = stands
         try:
-            await self.scribe.resume(stands, pending)
+            with self.observer.stage(key, "write"):
+                await self.scribe.resume(stands, pending)
         except scribes.StartFailed as error:
             problem, rest = str(error), error.stands
         except scribes.FAILED as error:

@@ -23,10 +23,12 @@ class Phase(Enum):
     REJECTED = "Rejected"
 
 
-def body(gang: workload.Workload, planned: plan.Plan | None, epoch: int) -> Item:
+def body(gang: workload.Workload, planned: plan.Plan | None, epoch: int, traceparent: str = "") -> Item:
     """Return the object without its status."""
     identity = gang.identity
     metadata: Item = {"name": identity.name, "namespace": identity.namespace}
+    if traceparent:
+        metadata["annotations"] = {names.TRACEPARENT: traceparent}
     if gang.owner.uid:
         owner = gang.owner
         metadata["ownerReferences"] = [

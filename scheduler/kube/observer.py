@@ -6,11 +6,13 @@ passes on what it sees. Nothing here decides anything, and an ear that is told m
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from scheduler.gang import effects, events
-from scheduler.kube import followed, life, mirror, plan
+from scheduler.kube import followed, life, mirror, plan, workload
 
 BOUND = "pods"
 """The kind whose changes tell of bindings."""
@@ -30,6 +32,9 @@ class Ear:
 
     def waits(self, one: life.Life, effect: effects.Wait | effects.Reject) -> None:
         """A gang was told why it does not start."""
+
+    def began(self, one: life.Life, name: str) -> None:
+        """Part of the writing of a gang begins."""
 
     def stage(self, one: life.Life, name: str, began: float, ended: float, problem: str) -> None:
         """Part of the writing of a gang has ended, in seconds of the monotonic clock; "" for no problem."""
@@ -57,6 +62,11 @@ class Ear:
 class Observer:
     """Follows the gangs of one term.
 
+    Parameters
+    ----------
+    trace : callable
+        Returns the traceparent of a gang, "" for none.
+
     Attributes
     ----------
     lives : dict of key to Life
@@ -64,6 +74,7 @@ class Observer:
     """
 
     ears: tuple[Ear, ...] = ()
+    trace: Callable[[workload.Workload], str] = lambda _: ""
     lives: dict[str, life.Life] = field(default_factory=dict)
     _gang_of: dict[str, str] = field(default_factory=dict)
 
@@ -106,8 +117,14 @@ class Observer:
     def stage(self, key: str, name: str) -> Iterator[None]:
         """Measure part of the writing of a gang."""
         one, began, problem = self.lives.get(key), time.monotonic(), ""
+        for ear in self.ears:
+            if one is not None:
+                ear.began(one, name)
+        trace_id = self.trace(one.workload)[3:35] if one is not None and one.workload is not None else ""
+        told = {"gang": key, "trace_id": trace_id} if trace_id else {"gang": key}
         try:
-            yield
+            with structlog.contextvars.bound_contextvars(**told):
+                yield
         except BaseException as error:
             problem = f"{type(error).__name__}: {error}"
             raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,17 +22,20 @@ class Records:
     """The records of one leader."""
 
     pen: pens.Pen
+    trace: Callable[[workload.Workload], str] = lambda _: ""
     _turns: "weakref.WeakValueDictionary[str, asyncio.Lock]" = field(default_factory=weakref.WeakValueDictionary)
 
     async def write(self, gang: workload.Workload, new: plan.Plan) -> Item:
         """Write a plan down, and return its record."""
-        item = await self._put(gang_record.body(gang, new, self.pen.epoch))
+        item = await self._put(gang_record.body(gang, new, self.pen.epoch, self.trace(gang)))
         faultpoint.reach("record-written")
         return item
 
     async def say(self, gang: workload.Workload, phase: gang_record.Phase, reason: str, text: str) -> None:
         """Write the state of a gang without a plan."""
-        await self.tell(await self._put(gang_record.body(gang, None, self.pen.epoch)), phase, reason, text)
+        await self.tell(
+            await self._put(gang_record.body(gang, None, self.pen.epoch, self.trace(gang))), phase, reason, text
+        )
 
     async def finish(self, gang: workload.Workload) -> None:
         """Delete the record of a gang that is gone."""
@@ -94,7 +98,7 @@ class Records:
 
     async def _put(self, body: Item) -> Item:
         """Create or replace a record; what others have in its metadata stays."""
-        metadata = body["metadata"]
+        metadata, notes = body["metadata"], body["metadata"].get("annotations") or {}
         identity = workload.Identity(metadata["namespace"], metadata["name"], "")
         async with self._turn(identity):
             for turn in range(pens.TRIES):
@@ -105,6 +109,8 @@ class Records:
                         return dict(await self.pen.create(collection, body))
                     found["spec"] = body["spec"]
                     found["metadata"] |= {key: metadata[key] for key in ("ownerReferences",) if key in metadata}
+                    if notes:
+                        found["metadata"]["annotations"] = (found["metadata"].get("annotations") or {}) | notes
                     return dict(await self.pen.replace(_path(identity), found))
                 except errors.ApiError as error:
                     if not (error.conflict or error.exists or (error.missing and found is not None)):

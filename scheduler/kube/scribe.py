@@ -75,7 +75,7 @@ class Scribe:
         self.pen = pens.Pen(self.api, self.epoch, self.leads, fenced=self.observer.fenced)
         self.claims = allocator.Allocator(self.pen, self.device_class)
         self.pods = releaser.Releaser(self.pen, self.seen)
-        self.records = recording.Records(self.pen)
+        self.records = recording.Records(self.pen, self.observer.trace)
 
     async def start(self, gang: workload.Workload, new: plan.Plan, before: plan.Plan | None) -> None:
         """Write a plan whole.

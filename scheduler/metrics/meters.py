@@ -30,7 +30,7 @@ def new(shell: Callable[[], shells.Shell | None], leading: Callable[[], bool]) -
     leading : callable
         Whether this process leads.
     """
-    prometheus_client.disable_created_metrics()  # a time beside each counter would double the series
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the series
     own = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=own)
     found = Meters(own, requests.Requests(own), watches.Watches(own, lambda: known(shell())), work.Work(own))

@@ -31,6 +31,9 @@ GANG = "muster.dev/gang"
 """Label of pods: name of the GangPlacement in the pod's namespace."""
 
 DECISION = "muster.dev/decision-id"
+TRACEPARENT = "muster.dev/traceparent"
+"""Annotation of pods and GangPlacements: W3C trace context of the gang; one that the submitter wrote is kept."""
+
 PLANNED_RANK = "muster.dev/planned-rank"
 PLANNED_DEVICES = "muster.dev/planned-devices"
 """Annotations of placed pods: rank in the gang; device names in the order in which the container sees them."""

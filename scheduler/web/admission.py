@@ -23,6 +23,9 @@ TEMPLATE = "ResourceClaimTemplate"
 Item = Mapping[str, Any]
 Operation = dict[str, Any]
 
+Trace = Callable[[str, str], str]
+"""Returns the traceparent for a pod, by its decision id and the traceparent that it has; "" to leave it as it is."""
+
 
 class Knowledge(Protocol):
     """What is known of the cluster. Every method answers from memory at once, and changes nothing."""
@@ -52,6 +55,22 @@ class Knowledge(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """What ties a gated pod to the rest of its gang, as the pod has it afterwards.
+
+    Attributes
+    ----------
+    traceparent : str
+        "" where nothing is traced.
+    """
+
+    where: str
+    gang: str
+    decision_id: str
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What becomes of a pod.
 
@@ -66,6 +85,17 @@ class Verdict:
     denied: str = ""
     patch: tuple[Operation, ...] = ()
     warnings: tuple[str, ...] = ()
+    stamp: Stamp | None = None
+
+    @property
+    def outcome(self) -> str:
+        """Return the word for it: ``denied``, ``gated`` or ``left``."""
+        return "denied" if self.denied else "gated" if self.stamp else "left"
+
+
+def untraced(decision_id: str, given: str) -> str:
+    """Return no traceparent for a pod: nothing is traced."""
+    return ""
 
 
 def answer(known: Knowledge, body: bytes | bytearray) -> bytes:
@@ -76,16 +106,29 @@ def answer(known: Knowledge, body: bytes | bytearray) -> bytes:
     BadRequest
         Not a review of a pod.
     """
+    return decided(known, body)[0]
+
+
+def decided(known: Knowledge, body: bytes | bytearray, trace: Trace = untraced) -> tuple[bytes, Verdict]:
+    """Answer one review, and tell what was decided.
+
+    Raises
+    ------
+    BadRequest
+        Not a review of a pod.
+    """
     asked = review.read(body)
     if asked.operation != "CREATE" or asked.sub_resource:
-        return review.allowed(asked.uid)
-    verdict = judged(known, asked.namespace, review.pod(asked), lambda: review.whole(asked))
+        return review.allowed(asked.uid), Verdict()
+    verdict = judged(known, asked.namespace, review.pod(asked), lambda: review.whole(asked), trace)
     if verdict.denied:
-        return review.denied(asked.uid, verdict.denied)
-    return review.allowed(asked.uid, verdict.patch, verdict.warnings)
+        return review.denied(asked.uid, verdict.denied), verdict
+    return review.allowed(asked.uid, verdict.patch, verdict.warnings), verdict
 
 
-def judged(known: Knowledge, namespace: str, pod: review.Pod, whole: Callable[[], Item]) -> Verdict:
+def judged(
+    known: Knowledge, namespace: str, pod: review.Pod, whole: Callable[[], Item], trace: Trace = untraced
+) -> Verdict:
     """Decide about a pod; `whole` gives all its fields, and is called only for pods that are gated.
 
     Raises
@@ -101,12 +144,13 @@ def judged(known: Knowledge, namespace: str, pod: review.Pod, whole: Callable[[]
     annotations = pod.metadata.annotations or {}
     try:
         wishes.read(annotations, where, whole=False)
-        patch = (*_gate(pod.spec), *_stamps(known, namespace, pod.metadata, whole()))
+        stamp = _stamp(known, where, pod.metadata, whole(), trace)
+        patch = (*_gate(pod.spec), *_stamps(known.tenant, namespace, pod.metadata, stamp))
     except wishes.Contradiction as error:
         return Verdict(denied=str(error))
     except ValueError as error:
         raise wire.BadRequest(f"{where}: {error}") from error
-    return Verdict(patch=patch, warnings=wishes.unread(annotations))
+    return Verdict(patch=patch, warnings=wishes.unread(annotations), stamp=stamp)
 
 
 def _waits(known: Knowledge, namespace: str, claims: Sequence[wire.PodClaim]) -> bool:
@@ -129,21 +173,32 @@ def _gate(spec: review.Spec) -> Iterator[Operation]:
         yield _add(("spec", "schedulingGates", "-"), gate) if gates else _add(("spec", "schedulingGates"), [gate])
 
 
-def _stamps(known: Knowledge, namespace: str, metadata: review.Metadata, whole: Item) -> Iterator[Operation]:
-    """Yield the labels and the annotation.
+def _stamp(known: Knowledge, where: str, metadata: review.Metadata, whole: Item, trace: Trace) -> Stamp:
+    """Return the pod's gang, decision id and trace; those that it has already are kept."""
+    annotations, gang = metadata.annotations or {}, known.gang(whole)
+    decision_id = annotations.get(names.DECISION) or known.decision_id(whole, gang)
+    given = annotations.get(names.TRACEPARENT, "")
+    return Stamp(where, gang, decision_id, trace(decision_id, given) or given)
+
+
+def _stamps(
+    tenant: Callable[[str], str], namespace: str, metadata: review.Metadata, stamp: Stamp
+) -> Iterator[Operation]:
+    """Yield the labels and the annotations.
 
     The gang label is ours alone: a pod that names another's gang would otherwise be taken for its member.
     """
-    labels, annotations = metadata.labels or {}, metadata.annotations or {}
-    gang = known.gang(whole)
-    wanted = {names.GANG: gang} if gang else {}
+    labels = metadata.labels or {}
+    wanted = {names.GANG: stamp.gang} if stamp.gang else {}
     if not labels.get(names.TENANT):
-        wanted[names.TENANT] = known.tenant(namespace)
-    if not gang and names.GANG in labels:
+        wanted[names.TENANT] = tenant(namespace)
+    if not stamp.gang and names.GANG in labels:
         yield {"op": "remove", "path": _pointer(("metadata", "labels", names.GANG))}
     yield from _entries("labels", metadata.labels, wanted)
-    if not annotations.get(names.DECISION):
-        yield from _entries("annotations", metadata.annotations, {names.DECISION: known.decision_id(whole, gang)})
+    notes = {names.DECISION: stamp.decision_id}
+    if stamp.traceparent:
+        notes[names.TRACEPARENT] = stamp.traceparent
+    yield from _entries("annotations", metadata.annotations, notes)
 
 
 def _entries(field: str, there: Mapping[str, str] | None, wanted: Mapping[str, str]) -> Iterator[Operation]:
