@@ -1,7 +1,8 @@
 """When to look for what would let waiting gangs start, so that looking never holds the loop up for long."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from scheduler.gang import machine, room
@@ -10,7 +11,10 @@ LOOKED = 16
 """Gangs at the head of the queue for which it is looked; the others come nearer first."""
 
 GAP_S = 0.5
-"""At most one search in this time: one takes some tens of milliseconds on a large fleet."""
+"""At most one search in this time."""
+
+SHARE = 10.0
+"""And none before so many times what the last one took: some tenths of a second on a large fleet."""
 
 AGAIN_S = 30.0
 """A gang's offer is looked at again after this, if the fleet has changed."""
@@ -26,6 +30,7 @@ class Offers:
         Offers that hold, as far as was looked.
     """
 
+    clock: Callable[[], float] = time.perf_counter
     standing: dict[str, room.Offer] = field(default_factory=dict)
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)
     _free_at: float = -math.inf
@@ -42,9 +47,10 @@ class Offers:
         name = next((name for name, at in self._waiting(core) if at <= now), "")
         if not name or now < self._free_at:
             return
-        self._free_at = now + GAP_S
         self._asked[name] = core.snapshot.version, now
+        began = self.clock()
         found = core.offer(name, now)
+        self._free_at = now + max(GAP_S, SHARE * (self.clock() - began))
         before = self.standing.pop(name, None)
         if found is not None:
             self.standing[name] = found

@@ -42,6 +42,8 @@ def defragment(
     score: scoring.Scoring,
     running: Sequence[clearing.Running],
     tiers: bandwidth.Tiers = bandwidth.DEFAULT,
+    most: int = 1 << 30,
+    trials: int = 1 << 30,
 ) -> Defragmentation | reasons.Rejection:
     """Find gangs to move so that a gang fits, whatever its priority.
 
@@ -49,6 +51,10 @@ def defragment(
     ----------
     running : sequence of Running
         What holds the devices of `snapshot`. Only preemptible gangs are moved.
+    most : int
+        Plans that move more gangs are not worth it.
+    trials : int
+        After asking so many times whether the gang fits, the best plan so far is returned: what bounds the time.
 
     Returns
     -------
@@ -73,14 +79,40 @@ def defragment(
     pool = clearing.pool(movable)
     best: Defragmentation | None = None
     ceiling = sum(one.price for one in movable) + 1
+    budget = _Budget(trials)
     for domain in clearing.candidates(snapshot, emptied, gang, score):
-        fits = partial(engine.fits, gang=gang, score=score, tiers=tiers, within=domain)
-        gone = clearing.clear(snapshot, pool, domain, fits, ceiling)
-        found = None if gone is None else _resettle(snapshot, gone, gang, score, tiers, domain)
+        fits = budget.counting(partial(engine.fits, gang=gang, score=score, tiers=tiers, within=domain))
+        try:
+            gone = clearing.clear(snapshot, pool, domain, fits, ceiling)
+        except _Spent:
+            break
+        found = None if gone is None or len(gone) > most else _resettle(snapshot, gone, gang, score, tiers, domain)
         if found is not None:
             best, ceiling = found, found.cost
     detail = f"{answer.detail}; " if answer.detail else ""
     return best or replace(answer, detail=detail + "no moves of running gangs were found that would help")
+
+
+class _Spent(Exception):
+    """The search has asked as often as it may."""
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How often the search may still ask."""
+
+    left: int
+
+    def counting(self, fits: clearing.Fits) -> clearing.Fits:
+        """Return the same question, which takes from the budget and raises `_Spent` at its end."""
+
+        def ask(snapshot: state.Snapshot) -> bool:
+            if self.left <= 0:
+                raise _Spent
+            self.left -= 1
+            return fits(snapshot)
+
+        return ask
 
 
 def _resettle(

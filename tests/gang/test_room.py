@@ -90,6 +90,18 @@ def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], problem
         config.QueueConfig(**fields)
 
 
+def test_a_search_ends_when_it_has_asked_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "TRIALS", 1)
+    core = spread(defragment=True)
+    answer = core.handle(events.GangSubmitted(live.gang("big", 2)), 1)
+    assert [type(one) for one in answer] == [effects.Wait]
+    monkeypatch.setattr(room, "TRIALS", 400)
+    monkeypatch.setattr(room, "MOST_MOVED", 1)
+    assert not core.handle(events.Tick(), core.next_tick()), "two gangs would have to move"
+    monkeypatch.setattr(room, "MOST_MOVED", 2)
+    assert core.handle(events.Tick(), core.next_tick())
+
+
 COMMANDS = st.tuples(
     st.sampled_from(["submit", "submit", "submit", "finish", "occupy", "vacate"]),
     st.integers(1, 3),  # pods
