@@ -58,11 +58,16 @@ async def test_a_running_gang_is_told_with_its_devices_by_rank(home: live.Cluste
     assert found["refusal"] is None
     assert [one["what"] for one in found["history"]] == ["Start", "Released"]
     assert found["by"]["leads"] and found["by"]["identity"] == "test"
-    await home.create(live.pod("lone"))
-    node = (await home.bound("lone"))["lone"]
-    found = await asker.ask("/explain/gangs/default/Pod/lone")
-    chosen, second = found["compared"]
-    assert chosen["domain"] == node and second["domain"] not in (node, *nodes.values()) and second["terms"]
+
+
+async def test_the_domain_that_came_second_is_told(tmp_path: Path) -> None:
+    asker = questions.Asker(questions.free_port())
+    async with live.cluster(tmp_path, "hgx-h100=16") as home:
+        await home.start(port=asker.port)
+        await gang(home, "train", 2)
+        await home.bound("train-0", "train-1")
+        chosen, second = (await asker.ask("/explain/gangs/default/gang/train"))["compared"]
+    assert chosen["level"] == second["level"] == "rack" and chosen["domain"] != second["domain"] and second["terms"]
 
 
 async def test_a_gang_that_waits_is_told_what_is_missing_and_where(home: live.Cluster, asker: questions.Asker) -> None:
