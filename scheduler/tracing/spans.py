@@ -25,6 +25,8 @@ MAX_NOTES = 16
 MAX_ADMITTED = 10_000
 """Gangs of which the first admission is remembered; each is forgotten when its root is written."""
 
+STEP_NS = 100_000_000
+
 WRITE = "write"
 
 Note = tuple[float, str, dict[str, str]]
@@ -67,7 +69,7 @@ class Spans(observer.Ear):
 
     def __init__(self, provider: sdk.TracerProvider, ids: Ids) -> None:
         self._tracer = provider.get_tracer("muster")
-        self._sampler, self._ids = provider.sampler, ids
+        self._sampler, self._ids, self._clock = provider.sampler, ids, Clock()
         self._stories: dict[str, Story] = {}
         self._admitted: dict[str, float] = {}
 
@@ -195,14 +197,19 @@ class Spans(observer.Ear):
         self._ids.trace, self._ids.span = int(found.trace_id, 16), span
         attributes = {**told, "muster.decision_id": found.decision_id}
         one = self._tracer.start_span(
-            name, self._above(found, parent), kind, attributes, start_time=_wall(began), record_exception=False
+            name,
+            self._above(found, parent),
+            kind,
+            attributes,
+            start_time=self._clock.wall(began),
+            record_exception=False,
         )
         self._ids.trace = self._ids.span = 0
         for at, word, more in notes:
-            one.add_event(word, more, _wall(at))
+            one.add_event(word, more, self._clock.wall(at))
         if problem:
             one.set_status(trace.StatusCode.ERROR, problem)
-        one.end(_wall(ended))
+        one.end(self._clock.wall(ended))
 
     def _above(self, found: context.Trace, parent: int) -> contexts.Context:
         flags = trace.TraceFlags.SAMPLED if self._sampled(found) else trace.TraceFlags.DEFAULT
@@ -234,6 +241,15 @@ def _told(one: life.Life) -> dict[str, types.AttributeValue]:
     return found
 
 
-def _wall(at: float) -> int:
-    """Return the time of day, in nanoseconds, of a time of the monotonic clock."""
-    return time.time_ns() - int((time.monotonic() - at) * 1e9)
+class Clock:
+    """Turns times of the monotonic clock into times of the day, so that spans stay in order among themselves."""
+
+    def __init__(self) -> None:
+        self._apart = time.time_ns() - time.monotonic_ns()
+
+    def wall(self, at: float) -> int:
+        """Return nanoseconds of the day's time; a clock that was set is followed when it is off by `STEP_NS`."""
+        now = time.time_ns() - time.monotonic_ns()
+        if abs(now - self._apart) > STEP_NS:
+            self._apart = now
+        return self._apart + int(at * 1e9)
