@@ -34,7 +34,7 @@ async def made_anew(home: live.Cluster, *wanted: dict[str, Any]) -> AsyncIterato
 
     async def run() -> None:
         while True:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1.0)
             there = await home.pods()
             for one in wanted:
                 if one["metadata"]["name"] not in there:
@@ -78,6 +78,8 @@ async def test_gangs_move_where_that_is_allowed_and_all_run(home: live.Cluster) 
     small = await scattered(home)
     async with made_anew(home, *small):
         await home.create(live.pod("big", "big", 1, "eight"))
+        await home.until(lambda: told(home, "GangEvicted", "Pod"))
+        await home.create(live.pod("rival", "rival", 1, "four"))  # the devices are kept for the gang that moves
         await home.bound("big")
 
         async def all_run() -> bool:
