@@ -88,8 +88,24 @@ async def find(path: Path | None = None, context: str | None = None) -> Access:
         return await read([path], context)
     if (ACCOUNT / "token").exists():
         return in_cluster(ACCOUNT, os.environ)
+    return await read(own_files(), context)
+
+
+def own_files() -> list[Path]:
+    """Return the user's kubeconfig files, as kubectl finds them."""
     named = [Path(one) for one in os.environ.get("KUBECONFIG", "").split(os.pathsep) if one]
-    return await read(named or [Path.home() / ".kube/config"], context)
+    return named or [Path.home() / ".kube/config"]
+
+
+def namespace(paths: Sequence[Path], context: str | None = None) -> str:
+    """Return the namespace of the current context, or of a named one; ``default`` where it has none.
+
+    Raises
+    ------
+    KubeconfigError
+    """
+    merged = _Merged(paths)
+    return merged.entry("contexts", "context", context or merged.current).text("namespace") or "default"
 
 
 def in_cluster(account: Path, variables: Mapping[str, str]) -> Access:

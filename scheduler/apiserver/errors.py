@@ -7,6 +7,9 @@ from typing import Any
 
 import orjson
 
+PROBLEM = "application/problem+json"
+"""What Muster's own server answers; `ApiError.details` is the whole document then, with a `type`."""
+
 
 class ApiError(Exception):
     """A status that is not a success: `status` is the HTTP code, `reason` the API's own word (``NotFound``, ``Conflict``)."""
@@ -42,13 +45,15 @@ class ApiError(Exception):
 
 
 def from_response(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """Read a ``Status`` object, or else the beginning of whatever a proxy wrote."""
+    """Read a ``Status`` object, a problem document (RFC 9457), or else the beginning of whatever a proxy wrote."""
     try:
         said = orjson.loads(body)
     except orjson.JSONDecodeError:
         said = None
     if not isinstance(said, dict):
         said = {"message": body[:300].decode(errors="replace").strip()}
+    if headers.get("Content-Type", "").startswith(PROBLEM):
+        said = {"reason": said.get("title"), "message": said.get("detail"), "details": said}
     return from_status(said | {"code": status}, _seconds(headers.get("Retry-After")))
 
 
