@@ -22,6 +22,8 @@ from scheduler.web import extender, tls, wire
 
 VERBS = ("filter", "prioritize", "preempt")
 
+VERDICTS = ("all", "some", "none")
+
 BUCKETS = (0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0)
 """Seconds. The goal is 2 ms; kube-scheduler's usual patience for an extender is 1 s."""
 
@@ -36,6 +38,7 @@ class Metrics:
     registry: prometheus_client.CollectorRegistry
     seconds: prometheus_client.Histogram
     answers: prometheus_client.Counter
+    verdicts: prometheus_client.Counter
 
     @classmethod
     def new(cls, registry: prometheus_client.CollectorRegistry | None = None) -> "Metrics":
@@ -51,7 +54,18 @@ class Metrics:
         answers = prometheus_client.Counter(
             "muster_extender_answers", "Answers by verb and HTTP status.", ["verb", "code"], registry=registry
         )
-        return cls(registry, seconds, answers)
+        verdicts = prometheus_client.Counter(
+            "muster_extender_verdicts",
+            "Answers of filter by how many of the nodes asked for can take the pod.",
+            ["verdict"],
+            registry=registry,
+        )
+        for verb in VERBS:
+            seconds.labels(verb)
+            answers.labels(verb, "200")
+        for verdict in VERDICTS:
+            verdicts.labels(verdict)
+        return cls(registry, seconds, answers, verdicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +125,10 @@ class Face:
         )
 
     def _filter(self, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
-        return wire.encode(extender.filtered(deciding, wire.read_args(body)))
+        found = extender.filtered(deciding, wire.read_args(body))
+        whole = not (found.failed_nodes or found.failed_and_unresolvable_nodes)
+        self.metrics.verdicts.labels("none" if not found.node_names else "all" if whole else "some").inc()
+        return wire.encode(found)
 
     def _prioritize(self, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
         return wire.encode(extender.prioritized(deciding, wire.read_args(body), self.weight))

@@ -51,6 +51,7 @@ class Webhook:
         reviews = prometheus_client.Counter(
             "muster_admission_reviews", "Pods reviewed, by what became of them.", ["outcome"], registry=registry
         )
+        answers.labels("200")
         for outcome in OUTCOMES:
             reviews.labels(outcome)
         return cls(known, seconds, answers, reviews, trace, admitted)
