@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -210,37 +209,3 @@ def set_up_logs(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-def problems(config: settings.Config) -> list[str]:
-    """Return what would keep the driver from working on this node, one sentence each."""
-    found = []
-    for name, path in (("registry", config.registry), ("plugins", config.plugins), ("cdi", config.cdi)):
-        problem = _unwritable(path)
-        if problem:
-            found.append(f"{name}: {problem}")
-    for needed in ("proc/sys/kernel/random/boot_id", "proc/devices", "dev", "sys/bus/pci/devices"):
-        if not (config.root / needed).exists():
-            found.append(f"root: {config.root / needed} does not exist; mount the host's root and name it with --root")
-    try:
-        checkpoint.Store(config.folder).read()
-    except (checkpoint.CheckpointError, OSError) as error:
-        found.append(f"checkpoint: {error}")
-    try:
-        _ = config.sockets
-    except ValueError as error:
-        found.append(f"sockets: {error}")
-    return found
-
-
-def _unwritable(path: Path) -> str:
-    """Try to make a file in a folder, or in the nearest one that exists."""
-    while not path.exists():
-        path = path.parent
-    trial = path / ".muster-trial"
-    try:
-        trial.write_bytes(b"")
-        trial.unlink()
-    except OSError as error:
-        return f"{path} cannot be written: {error.strerror}"
-    return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import pydantic
 import yaml
 
 from dra_driver import app, checkpoint, mig, sockets
-from dra_driver.commands import discover, slices
+from dra_driver.commands import discover, doctor, slices
 from dra_driver.config import Config
-from dra_driver.probe import nvml, roots
+from dra_driver.probe import host, roots
 from scheduler.apiserver import access
 
 MAX_FILE = 1024 * 1024
@@ -50,7 +49,6 @@ def settings(command: Callable[..., Any]) -> Callable[..., Any]:
             name,
             envvar=f"MUSTER_{name.upper()}",
             default=default,
-            required=field.is_required(),
             show_default=True,
         )(command)
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -59,8 +57,12 @@ def settings(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def configured(values: dict[str, Any]) -> Config:
-    """Check the settings."""
+def configured(values: dict[str, Any], here: str = "") -> Config:
+    """Check the settings; `here` names the node where nothing is published under its name."""
+    if values["node_name"] is None:
+        if not here:
+            raise click.UsageError("--node-name is missing: give the name of the Node object of this machine")
+        values = {**values, "node_name": here}
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:
@@ -82,9 +84,9 @@ def run(**values: Any) -> None:
     app.set_up_logs(config.log_level)
     try:
         _ = config.sockets  # a path that is too long is told before anything is started
-        probe = nvml.NvmlProbe(roots.Root(config.root), config.node_name, config.library)
+        probe = host.probe(roots.Root(config.root), config.node_name, config.library, config.accelerators)
         asyncio.run(app.run(config, probe))
-    except STOPPING as error:
+    except (*STOPPING, ValueError) as error:
         raise click.ClickException(str(error)) from error
     except BaseExceptionGroup as group:
         known, others = group.split(STOPPING)
@@ -115,7 +117,7 @@ def checkpoint_group() -> None:
 @settings
 def show(**values: Any) -> None:
     """Print the checkpoint file, and say whether it is in order."""
-    store = checkpoint.Store(configured(values).folder)
+    store = checkpoint.Store(configured(values, "this-node").folder)
     if not store.path.exists():
         raise click.ClickException(f"{store.path} does not exist; nothing was ever prepared")
     try:
@@ -125,13 +127,9 @@ def show(**values: Any) -> None:
         raise click.ClickException(str(error)) from error
 
 
-@main.command()
+@main.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
 @settings
-def doctor(**values: Any) -> None:
-    """Say what would keep the driver from working on this node."""
-    found = app.problems(configured(values))
-    for problem in found:
-        click.echo(problem, err=True)
-    if found:
-        sys.exit(1)
-    click.echo("nothing found that would keep the driver from working")
+def doctor_command(as_json: bool, **values: Any) -> None:
+    """Say what would keep the driver from working on this node; ends with 1 if anything would."""
+    doctor.run(configured(values, "this-node"), as_json)

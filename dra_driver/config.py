@@ -44,6 +44,8 @@ class Config(pydantic.BaseModel):
     """Where the GPU's user-space driver is, from the host's root."""
     library: Path | None = None
     """NVML, where the loader does not find ``libnvidia-ml.so.1`` by its name."""
+    accelerators: Path | None = None
+    """Which PCI functions are accelerators, as YAML; the driver's own mapping where nothing is given."""
     dynamic_mig: bool = True
     discover_s: float = pydantic.Field(30.0, ge=1.0)
     health_s: float = pydantic.Field(5.0, ge=0.1)

@@ -59,8 +59,10 @@ class Source:
                 return edits.Edits(env, self.files.gpu_nodes(self.files.minor(held.pci_bus_id)))
             case prepared.Kind.MIG:
                 return edits.Edits(env, self._mig_nodes(held))
-            case prepared.Kind.NIC | prepared.Kind.ACCELERATOR:
+            case prepared.Kind.NIC:
                 return edits.Edits(env, self.files.function_nodes(held.pci_bus_id))
+            case prepared.Kind.ACCELERATOR:
+                return edits.Edits(env, self.files.accelerator_nodes(held.pci_bus_id))
 
     def _mig_nodes(self, held: prepared.Device) -> tuple[edits.DeviceNode, ...]:
         place = held.partition

@@ -28,11 +28,25 @@ PROGRAMS = (
     "nvidia-cuda-mps-server",
     "nvidia-imex-ctl",
 )
-CLASSES = (("infiniband_verbs", "infiniband"), ("accel", "accel"), ("vfio-dev", "vfio/devices"))
-"""Kinds of character devices of PCI functions: folder in sysfs, folder in ``/dev``."""
+CLASSES = {
+    "infiniband_verbs": "infiniband",
+    "accel": "accel",
+    "vfio-dev": "vfio/devices",
+    "drm": "dri",
+    "neuron_device": "",
+    "tenstorrent": "tenstorrent",
+    "xdma": "",
+}
+"""Kinds of character devices of PCI functions that containers get: folder in sysfs, folder in ``/dev``.
+
+The kernel's own ``DEVNAME`` goes before the folder. Of `drm` only render nodes are given: the others set screen modes.
+"""
+COMPANIONS = {"infiniband/": "infiniband/rdma_cm", "dri/": "kfd"}
+"""A node that belongs to no function, and what of a function needs it."""
 SOCKETS = ("run/nvidia-persistenced/socket", "run/nvidia-fabricmanager/socket")
 HOOK_PROGRAM = "usr/bin/nvidia-cdi-hook"
 
+_DEVNAME = re.compile(r"^DEVNAME=(\S+)$", re.MULTILINE)
 _INFORMATION = re.compile(r"^Device Minor:\s*(\d+)\s*$", re.MULTILINE)
 _ACCESS = re.compile(r"^DeviceFileMinor:\s*(\d+)\s*$", re.MULTILINE)
 _MAJOR = re.compile(r"^\s*(\d+)\s+nvidia-caps\s*$", re.MULTILINE)
@@ -88,18 +102,27 @@ class HostFiles:
     def function_nodes(self, pci_bus_id: str) -> tuple[edits.DeviceNode, ...]:
         """Return the nodes of a NIC or another accelerator: those that the kernel made for its PCI function."""
         function = self.root / "sys/bus/pci/devices" / pci_bus_id
-        names = [
-            f"/dev/{folder}/{path.name}"
-            for kind, folder in CLASSES
-            for path in sorted((function / kind).glob("*"))
-            if (self.root / "dev" / folder / path.name).exists()
-        ]
-        if (
-            any(name.startswith("/dev/infiniband/") for name in names)
-            and (self.root / "dev/infiniband/rdma_cm").exists()
-        ):
-            names.append("/dev/infiniband/rdma_cm")
-        return tuple(self.node(name) for name in names)
+        made = [_device_name(path, folder) for kind, folder in CLASSES.items() for path in _children(function / kind)]
+        names = [name for name in made if _safe(name) and (self.root / "dev" / name).exists()]
+        needed = [name for start, name in COMPANIONS.items() if any(one.startswith(start) for one in names)]
+        names += [name for name in needed if (self.root / "dev" / name).exists()]
+        return tuple(self.node(f"/dev/{name}") for name in names)
+
+    def accelerator_nodes(self, pci_bus_id: str) -> tuple[edits.DeviceNode, ...]:
+        """Return the nodes of an accelerator.
+
+        Raises
+        ------
+        HostFileError
+            It has none: its kernel driver is not loaded, or makes devices of a class that we do not know.
+        """
+        found = self.function_nodes(pci_bus_id)
+        if not found:
+            raise HostFileError(
+                f"accelerator {pci_bus_id} has no device node of the classes {', '.join(CLASSES)} below {self.root}dev;"
+                " load its kernel driver, or bind it to vfio-pci"
+            )
+        return found
 
     def _caps_major(self) -> int:
         found = _MAJOR.search((self.root / "proc/devices").read_text())
@@ -163,6 +186,26 @@ class HostFiles:
         yield edits.Hook("createContainer", program, ("nvidia-cdi-hook", "create-symlinks", *links))
         caches = tuple(f"--folder={folder}" for folder in folders)
         yield edits.Hook("createContainer", program, ("nvidia-cdi-hook", "update-ldcache", *caches))
+
+
+def _children(folder: Path) -> list[Path]:
+    """Return the devices of a class below a function."""
+    found = sorted(folder.glob("*"))
+    return [path for path in found if path.name.startswith("renderD")] if folder.name == "drm" else found
+
+
+def _device_name(path: Path, folder: str) -> str:
+    """Return the name of a device below ``/dev``: what the kernel says, else folder and name."""
+    try:
+        found = _DEVNAME.search((path / "uevent").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else f"{folder}/{path.name.replace('!', '/')}".lstrip("/")
+
+
+def _safe(name: str) -> bool:
+    """Return whether a name stays below ``/dev``."""
+    return not name.startswith("/") and ".." not in name.split("/")
 
 
 def _capability(path: Path, major: int) -> edits.DeviceNode:

@@ -12,7 +12,7 @@ import rich.table
 import rich.tree
 
 from dra_driver import mig
-from dra_driver.probe import interface, nvml, roots
+from dra_driver.probe import host, interface, roots
 from scheduler.model import device, distance, export, node
 
 Place = device.Gpu | device.Nic
@@ -24,11 +24,12 @@ Place = device.Gpu | device.Nic
 @click.option("--dot", "form", flag_value="dot", help="The wiring in the language of Graphviz.")
 @click.option("--root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("/"))
 @click.option("--library", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="libnvidia-ml.so.1")
+@click.option("--accelerators", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Own mapping, YAML.")
 @click.option("--node-name", default="node", show_default=True)
-def discover(form: str | None, root: Path, library: Path | None, node_name: str) -> None:
+def discover(form: str | None, root: Path, library: Path | None, accelerators: Path | None, node_name: str) -> None:
     """Print the GPUs and NICs of this node and how they are joined, like nvidia-smi topo -m."""
     try:
-        probe = nvml.NvmlProbe(roots.Root(root), node_name, library)
+        probe = host.probe(roots.Root(root), node_name, library, accelerators)
         try:
             found = probe.discover()
         finally:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dra_driver import mig
-from dra_driver.probe import interface, nvml, roots
+from dra_driver.probe import host, interface, roots
 from dra_driver.publish import server
 from scheduler.model import claim, slices
 
@@ -19,16 +19,24 @@ from scheduler.model import claim, slices
 @click.option("--json", "as_json", is_flag=True, help="The whole slices as JSON.")
 @click.option("--root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("/"))
 @click.option("--library", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="libnvidia-ml.so.1")
+@click.option("--accelerators", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Own mapping, YAML.")
 @click.option("--node-name", default="node", show_default=True)
 @click.option("--driver", default=claim.DRIVER, show_default=True)
 @click.option("--kubernetes", "minor", type=click.IntRange(34), default=37, show_default=True, help="34 for 1.34")
 def command(
-    dry_run: bool, as_json: bool, root: Path, library: Path | None, node_name: str, driver: str, minor: int
+    dry_run: bool,
+    as_json: bool,
+    root: Path,
+    library: Path | None,
+    accelerators: Path | None,
+    node_name: str,
+    driver: str,
+    minor: int,
 ) -> None:
     """Print the ResourceSlices of this node, one line for each device."""
     if not dry_run:
         raise click.UsageError("slices are published by `run`; give --dry-run")
-    found = _discovered(root, library, node_name)
+    found = _discovered(root, library, accelerators, node_name)
     for problem in found.problems:
         click.echo(problem, err=True)
     form = slices.layout(minor, partitionable=True, consumable=minor >= server.SHARES_FROM)
@@ -36,9 +44,9 @@ def command(
     click.echo(json.dumps(items, indent=1) if as_json else "\n".join(lines(items)))
 
 
-def _discovered(root: Path, library: Path | None, node_name: str) -> interface.Discovered:
+def _discovered(root: Path, library: Path | None, accelerators: Path | None, node_name: str) -> interface.Discovered:
     try:
-        probe = nvml.NvmlProbe(roots.Root(root), node_name, library)
+        probe = host.probe(roots.Root(root), node_name, library, accelerators)
         try:
             return probe.discover()
         finally:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dra_driver.probe import nvml, roots
-from scheduler.model import machines, node
+from dra_driver.probe import host, interface, roots
+from scheduler.model import device, machines, node
 from tests.hardware import library, machine, sysfs
 
 CLUSTER = "a1b2c3d4-0000-4000-8000-00000000000f"
@@ -37,16 +37,22 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     """Return a function that renders a machine and opens a probe on it."""
     probes = []
 
-    def make(rendered: node.NodeTopology) -> nvml.NvmlProbe:
+    def make(rendered: node.NodeTopology) -> interface.Probe:
         monkeypatch.setenv("MUSTER_NVML_STATE", str(machine.render(rendered, tmp_path)))
         sysfs.render(rendered, tmp_path / "root")
         root = roots.Root(tmp_path / "root")
-        probes.append(nvml.NvmlProbe(root, rendered.name, library.folder() / library.NAME))
+        probes.append(host.probe(root, rendered.name, library.folder() / library.NAME))
         return probes[-1]
 
     yield make
     for probe in probes:
         probe.close()
+
+
+def test_accelerators_are_found_beside_gpus(opened: object) -> None:
+    cards = tuple(device.Accelerator(i, "npu", "Gaudi3", f"0000:e{i}:00.0", "", f"pci0000:e{i}", i) for i in range(2))
+    wanted = replace(fixture("dgx-1v"), accelerators=cards)
+    assert unnamed_switches(opened(wanted).discover().topology) == unnamed_switches(wanted)
 
 
 @pytest.mark.parametrize("kind", machines.KINDS)

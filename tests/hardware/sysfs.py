@@ -4,9 +4,16 @@ import os
 import stat
 from pathlib import Path
 
+from dra_driver.probe import pci
 from scheduler.model import device, node
 
 Device = device.Gpu | device.Nic | device.Accelerator
+CODES = {
+    (product.kind, product.model): tuple(f"0x{part}" for part in key.split(":"))
+    for key, product in pci.mapping().items()
+}
+"""Vendor and device of an accelerator."""
+
 BOOT_ID = "6f1c4f4e-52b7-4f0e-9a0c-1d2f3a4b5c6d"
 
 
@@ -17,6 +24,8 @@ def render(machine: node.NodeTopology, root: Path, *, virtual_functions: int = 4
     for item in (*machine.gpus, *machine.nics, *machine.accelerators):
         if item.pci_bus_id:
             _function(root, bridges, item, machine)
+    for card in machine.accelerators:
+        _card(root, card)
     for nic in machine.nics:
         _nic(root, nic, virtual_functions)
     if machine.gpus:
@@ -67,8 +76,16 @@ def _function(root: Path, bridges: _Bridges, item: Device, machine: node.NodeTop
         case device.Nic():
             codes = ("0x020700", "0x15b3", "0x1021")
         case device.Accelerator():
-            codes = ("0x120000", "0x10ee", "0x500c")
+            codes = ("0x120000", *CODES[item.kind, item.model])
     _plain(root, folder, *codes, item.numa, _cpus(machine, item.numa))
+
+
+def _card(root: Path, card: device.Accelerator) -> None:
+    """Make the character device of an accelerator as a driver of the kernel's `accel` class does."""
+    folder = (root / "sys/bus/pci/devices" / card.pci_bus_id).resolve() / f"accel/accel{card.index}"
+    folder.mkdir(parents=True)
+    (folder / "uevent").write_text(f"MAJOR=261\nMINOR={card.index}\nDEVNAME=accel/accel{card.index}\n")
+    node_file(root / f"dev/accel/accel{card.index}", 261, card.index)
 
 
 def _nic(root: Path, nic: device.Nic, functions: int) -> None:
