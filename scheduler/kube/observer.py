@@ -4,10 +4,11 @@ The shell, the carrier and the scribe tell the observer; it follows each gang fr
 passes on what it sees. Nothing here decides anything, and an ear that is told must neither wait nor raise.
 """
 
-import contextlib
+import contextvars
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -16,6 +17,9 @@ from scheduler.kube import followed, life, mirror, plan, workload
 
 BOUND = "pods"
 """The kind whose changes tell of bindings."""
+
+WRITE = "write"
+"""The stage that all others of a plan are in."""
 
 
 class Ear:
@@ -56,6 +60,38 @@ class Ear:
 
     def recovered(self, plans: int) -> None:
         """Unfinished plans of a leader before were finished or undone."""
+
+
+@dataclass(slots=True, eq=False)
+class Stage:
+    """Part of the writing of a gang, from the beginning of a block to its end."""
+
+    one: life.Life | None
+    name: str
+    ears: tuple[Ear, ...]
+    trace: Callable[[workload.Workload], str]
+    began: float = 0.0
+    tokens: Mapping[str, contextvars.Token[Any]] = field(default_factory=dict)
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+        if self.one is None:
+            return
+        if self.name == WRITE:
+            trace = self.trace(self.one.workload) if self.one.workload is not None else ""
+            told = {"gang": self.one.key, "trace_id": trace[3:35]} if trace else {"gang": self.one.key}
+            self.tokens = structlog.contextvars.bind_contextvars(**told)
+        for ear in self.ears:
+            ear.began(self.one, self.name)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if self.one is None:
+            return
+        problem = f"{type(error).__name__}: {error}" if error is not None else ""
+        for ear in self.ears:
+            ear.stage(self.one, self.name, self.began, time.monotonic(), problem)
+        if self.tokens:
+            structlog.contextvars.reset_contextvars(**self.tokens)
 
 
 @dataclass(slots=True, eq=False)
@@ -113,25 +149,9 @@ class Observer:
         one.pending = {pod.uid for pod in new.pods if not nodes.get(pod.uid)}
         self._gang_of.update(dict.fromkeys(one.pending, gang.key))
 
-    @contextlib.contextmanager
-    def stage(self, key: str, name: str) -> Iterator[None]:
-        """Measure part of the writing of a gang."""
-        one, began, problem = self.lives.get(key), time.monotonic(), ""
-        for ear in self.ears:
-            if one is not None:
-                ear.began(one, name)
-        trace_id = self.trace(one.workload)[3:35] if one is not None and one.workload is not None else ""
-        told = {"gang": key, "trace_id": trace_id} if trace_id else {"gang": key}
-        try:
-            with structlog.contextvars.bound_contextvars(**told):
-                yield
-        except BaseException as error:
-            problem = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            if one is not None:
-                for ear in self.ears:
-                    ear.stage(one, name, began, time.monotonic(), problem)
+    def stage(self, key: str, name: str) -> "Stage":
+        """Measure part of the writing of a gang; what is logged in the whole of it names gang and trace."""
+        return Stage(self.lives.get(key), name, self.ears, self.trace)
 
     def written(self, gang: followed.Followed) -> None:
         """All pods of a gang were let go."""
