@@ -2,8 +2,8 @@
 
 References
 ----------
-NVIDIA XID catalogue (docs.nvidia.com/deploy/xid-errors); the list of application errors is that of NVIDIA's DRA driver
-(13, 31, 43, 45, 68, 109).
+NVIDIA's XID catalogue (docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html, October 2025), by its immediate
+resolution; an XID that it does not have keeps new work away.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ class Severity(enum.IntEnum):
     """Running work is lost or will be."""
 
 
-APPLICATION = frozenset({13, 31, 43, 45, 68, 109})
-CORRECTED = frozenset({63, 92, 94})
-"""Row remapping recorded, many single-bit errors, a contained error that ended one program."""
-FATAL = frozenset({48, 62, 64, 74, 79, 95, 119, 120, 140})
-"""Double-bit ECC, micro-controller halt, remapping failed, NVLink, off the bus, uncontained, GSP, unrecovered ECC."""
+RESTART = frozenset({8, 11, 13, 25, 31, 32, 39, 40, 41, 60, 68, 69, 70, 71, 72, 75, 76, 77, 80, 82, 83, 84, 85, 86, 88, 89,
+                     96, 97, 98, 99, 100, 101, 102, 103, 104, 105, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135,
+                     139})  # fmt: skip
+"""The catalogue: restart the application. Without 94, whose memory page waits for a reset: new work stays away."""
+IGNORED = frozenset({14, 37, 38, 43, 44, 45, 63, 66, 67, 92, 93, 106, 107, 121, 137, 141, 152, 153, 157, 160, 161})
+"""The catalogue: ignore, or look for the error before it (45). What 63 and 92 leave behind is read from the GPU itself."""
+ANNOUNCED = frozenset({154})
+"""The recovery action changed, which is read from the GPU too."""
+FATAL = frozenset({46, 48, 62, 64, 74, 79, 95, 110, 119, 120, 136, 140, 143, 151, 155, 156, 158, 167, 169})
+"""The catalogue: reset the GPU or reboot, among them double-bit ECC, uncontained errors, GSP, NVLink, off the bus.
+
+109, a timeout of context switches, is not among them: the catalogue says reset, NVIDIA's DRA driver says application.
+"""
 
 
 def of_xid(xid: int) -> Severity:
@@ -35,6 +43,6 @@ def of_xid(xid: int) -> Severity:
     >>> of_xid(31).name, of_xid(94).name, of_xid(79).name, of_xid(9999).name
     ('INFORM', 'DEGRADED', 'FATAL', 'DEGRADED')
     """
-    if xid in APPLICATION:
+    if xid in RESTART | IGNORED | ANNOUNCED:
         return Severity.INFORM
     return Severity.FATAL if xid in FATAL else Severity.DEGRADED

@@ -1,7 +1,9 @@
 """The health model: what comes, what stays, what goes."""
 
+import pytest
+
 from dra_driver import healthstream
-from dra_driver.health import model, source
+from dra_driver.health import model, severity, source
 from dra_driver.probe import interface
 from scheduler.model import machines
 
@@ -56,3 +58,12 @@ def test_source_lists_every_device_and_tells_changes() -> None:
     assert stream.tell(machine, known, 3)
     sick = [d.device for d in stream.current() if d.health is healthstream.Health.UNHEALTHY]
     assert sick == ["gpu-3"] and len(stream.current()) == 8
+
+
+@pytest.mark.parametrize(
+    ("xid", "name"),
+    [(8, "INFORM"), (11, "INFORM"), (13, "INFORM"), (43, "INFORM"), (63, "INFORM"), (94, "DEGRADED"), (109, "DEGRADED"),
+     (145, "DEGRADED"), (46, "FATAL"), (48, "FATAL"), (74, "FATAL"), (79, "FATAL"), (95, "FATAL"), (999, "DEGRADED")],
+)  # fmt: skip
+def test_an_xid_is_as_bad_as_the_catalogue_says(xid: int, name: str) -> None:
+    assert severity.of_xid(xid).name == name
