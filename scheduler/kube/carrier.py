@@ -15,7 +15,7 @@ import structlog
 from scheduler.apiserver import errors
 from scheduler.gang import effects, room
 from scheduler.kube import claim as claims
-from scheduler.kube import event, followed, free, gang_record, kueue_answer, mirror, plan, words, world
+from scheduler.kube import event, followed, free, gang_record, inference_pools, kueue_answer, mirror, plan, words, world
 from scheduler.kube import evictor as evictors
 from scheduler.kube import observer as observers
 from scheduler.kube import pod as pods
@@ -206,6 +206,10 @@ class Carrier:
         """The gang has not all its pods or claims yet."""
         gang.said = ""
 
+    def say_lacks(self, gang: followed.Followed) -> None:
+        """The gang waits and has lost a pod or a claim."""
+        self._say(gang, event.Reason.GANG_INCOMPLETE, "Incomplete", words.incomplete(gang))
+
     def say_waiting(self, gang: followed.Followed, rejection: reasons.Rejection) -> None:
         """There is no room for the gang now."""
         self._say(gang, event.Reason.GANG_WAITING, rejection.reason.value, str(rejection))
@@ -294,6 +298,8 @@ class Carrier:
             self.recorder.tell(event.Subject.owner(found.identity.namespace, found.owner), reason, text)
         for member in found.members[:PODS_TOLD]:
             self.recorder.tell(event.Subject.pod(member.pod), reason, text)
+        for pool, pod in inference_pools.serving(self.known, [member.pod for member in found.members[:PODS_TOLD]]):
+            self.recorder.tell(pool, reason, f"pod {pod.name}: {text}")
 
     def _later(self, name: str, job: Coroutine[Any, Any, None]) -> None:
         """Do something that nobody waits for; a failure is logged."""

@@ -36,6 +36,7 @@ class Reason(enum.Enum):
     GANG_PLANNED = ("GangPlanned", "Normal", "Planning")
     GANG_WAITING = ("GangWaiting", "Normal", "Planning")
     ROOM_OFFERED = ("RoomOffered", "Normal", "Planning")
+    GANG_INCOMPLETE = ("GangIncomplete", "Warning", "Following")
     GANG_REJECTED = ("GangRejected", "Warning", "Planning")
     GANG_INVALID = ("GangInvalid", "Warning", "Reading")
     GANG_RELEASED = ("GangReleased", "Normal", "Releasing")

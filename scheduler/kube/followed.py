@@ -40,6 +40,10 @@ class Followed:
         What people were last told.
     lone : bool
         Whether it is a pod of its own, see `Workload.lone`; kept when the pod is gone.
+    invalid : bool
+        Whether it is rejected for what contradicts itself or does not exist: it is looked at again when that is mended.
+    lacks : bool
+        Whether it waits for a pod or a claim that it had.
     recorded : bool
         Whether it was given a GangPlacement.
     """
@@ -55,6 +59,8 @@ class Followed:
     failures: int = 0
     said: str = ""
     lone: bool = False
+    invalid: bool = False
+    lacks: bool = False
     recorded: bool = False
     complete_at: float | None = None
     task: asyncio.Task[None] | None = None

@@ -313,6 +313,8 @@ class Shell:
                 return
             gang = self._follow(found)
         gang.see(found)
+        if gang.invalid and not found.problem:
+            gang.invalid, gang.state = False, following.State.NEW
         if found.complete and alive and gang.plan is None:
             self.carrier.observer.completed(gang)
         if not alive:
@@ -320,11 +322,12 @@ class Shell:
         elif found.problem:
             self._refuse(gang, found.problem, now)
         elif not found.complete or found.gang is None:
-            self.carrier.say_incomplete(gang)
+            self._incomplete(gang)
         elif key in self.machine.held:
             self._compare(gang, found.gang, now)
         elif self.machine.knows(key):
             self._tell(events.GangChanged(found.gang), now)
+            self._complete_again(gang)
         elif self._adopt(found, now) or self.sight.left_alone(found):
             pass  # it has its devices, or gets them from kube-scheduler
         elif gang.state is not following.State.REJECTED:
@@ -332,6 +335,18 @@ class Shell:
             self._tell(events.GangSubmitted(found.gang), now)
         elif gang.state is following.State.REJECTED:
             self.carrier.repeat(gang)
+
+    def _incomplete(self, gang: following.Followed) -> None:
+        """A gang has not all its pods and claims: told where it had them, and waits on its devices or holds them."""
+        gang.lacks = gang.complete_at is not None and gang.plan is None and self.machine.knows(gang.key)
+        (self.carrier.say_lacks if gang.lacks else self.carrier.say_incomplete)(gang)
+
+    def _complete_again(self, gang: following.Followed) -> None:
+        """Say why a gang waits that waited for pods or claims until now."""
+        refused = self.machine.why(gang.key) if gang.lacks else None
+        gang.lacks = False
+        if refused is not None:
+            self.carrier.say_waiting(gang, refused)
 
     def _compare(self, gang: following.Followed, now_is: gangs.Gang, now: float) -> None:
         """Write what is not written yet, and exchange what has changed."""
@@ -406,7 +421,7 @@ class Shell:
         if self.machine.knows(gang.key) and gang.key not in self.machine.held:
             self._tell(events.GangCancelled(gang.key), now)
         if gang.key not in self.machine.held:
-            gang.state = following.State.REJECTED
+            gang.invalid, gang.state = True, following.State.REJECTED
         self.carrier.say_problem(gang, problem)
 
     def _reopen(self, state: following.State) -> None:

@@ -10,6 +10,9 @@ from scheduler.model import names, wishes
 
 Constraint = gangs.TopologyConstraint
 
+REMADE = ("JobSet", "Job", "LeaderWorkerSet")
+"""Kinds of owners that make their pods anew; of other gangs each pod tells whether it has such an owner."""
+
 
 def of(one: outline.Outline, found: Sequence[roles.Role], objects: outline.Objects) -> gangs.Gang | None:
     """Return the gang; None while the request of a role is not known.
@@ -38,7 +41,7 @@ def of(one: outline.Outline, found: Sequence[roles.Role], objects: outline.Objec
         constraint=constraint,
         min_member=_minimum(one, everyone, size),
         preemptible=all(each.preemptible is not False for each in everyone),
-        movable=all(pod.owner.uid for pod in members),
+        movable=one.identity.kind in REMADE or all(pod.owner.uid for pod in members),
         expected_s=wanted.agreed(filter(None, (each.expected_s for each in everyone)), one.where, names.EXPECTED_S)
         or 0.0,
         decision_id=next(_decisions(above, members), ""),

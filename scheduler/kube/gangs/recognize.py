@@ -102,7 +102,8 @@ def _present(members: Sequence[pods.Pod]) -> tuple[workload.Member, ...]:
 
 def _workload(one: outline.Outline, objects: outline.Objects, request_of: RequestOf) -> workload.Workload:
     """Recognise one stage; what is wrong with it is told with it, and leaves the others alone."""
-    bare = workload.Workload(one.identity, one.owner, None)
+    seated = [seat.pod for part in one.parts for seat in part.seated]
+    bare = workload.Workload(one.identity, one.owner, None, _present(seated))
     try:
         found = roles.of(one, request_of)
         members = tuple(_members(found))
