@@ -208,7 +208,7 @@ class Scheduler:
         self.meters.watches.began()
         writer = scribe.Scribe(self.api, epoch, self._device_class, leads, known.pod, told)
         if epoch:
-            unfinished = await recover.recover(self.api, writer)
+            unfinished = await recover.recover(writer)
             told.recovered(unfinished)
             log.info("recovered", plans=unfinished)
         async with _running(known.store.run(), "mirror"):

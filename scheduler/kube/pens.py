@@ -76,6 +76,10 @@ class Pen:
     async def get(self, path: str) -> Any:
         return await self._ask(lambda: self.api.get(path))
 
+    async def listed(self, path: str) -> list[Any]:
+        found, _ = await self._ask(lambda: self.api.list(path))
+        return list(found)
+
     async def create(self, path: str, item: Mapping[str, Any]) -> Any:
         return await self._write(lambda: self.api.create(path, item))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from scheduler.apiserver import client, errors, paths
+from scheduler.apiserver import errors, paths
 from scheduler.kube import claim as claims
 from scheduler.kube import gang_record, names, pens, scribe
 from scheduler.kube import plan as plans
@@ -128,10 +128,10 @@ class Cluster:
         return next((one for one in self.classes if one["metadata"]["name"] == name), None)
 
 
-async def recover(api: client.Client, writer: scribe.Scribe) -> int:
+async def recover(writer: scribe.Scribe) -> int:
     """Finish or undo every unfinished plan; return how many there were."""
-    planned = [found for item in await _records(api) if (found := gang_record.read_plan(item)) is not None]
-    there = Cluster(*[(await api.list(path))[0] for path in LISTS])
+    planned = [found for item in await _records(writer.pen) if (found := gang_record.read_plan(item)) is not None]
+    there = Cluster(*[await writer.pen.listed(path) for path in LISTS])
     await _touch_begun(writer.pen, there.claims)
     unfinished = [one for one in (there.found(plan) for plan in planned) if not one.finished]
     writer = dataclasses.replace(writer, device_class=there.device_class)
@@ -142,9 +142,9 @@ async def recover(api: client.Client, writer: scribe.Scribe) -> int:
     return len(unfinished)
 
 
-async def _records(api: client.Client) -> list[Item]:
+async def _records(pen: pens.Pen) -> list[Item]:
     try:
-        return (await api.list(paths.of(names.API_VERSION, names.PLURAL)))[0]
+        return await pen.listed(paths.of(names.API_VERSION, names.PLURAL))
     except errors.ApiError as error:
         if error.missing:
             return []

@@ -64,7 +64,7 @@ class Site:
         return one
 
     async def recover(self, epoch: int = 2) -> int:
-        return await recover.recover(self.home.api, self.scribe(epoch, self.home.api))
+        return await recover.recover(self.scribe(epoch, self.home.api))
 
     async def record(self) -> dict[str, Any]:
         found = await self.home.placement("gang-train")
