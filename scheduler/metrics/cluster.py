@@ -8,6 +8,7 @@ import prometheus_client
 from prometheus_client import metrics_core, registry
 
 from scheduler.kube import shell as shells
+from scheduler.kube import verifier
 from scheduler.metrics import crowd, fleet, waste
 
 
@@ -63,3 +64,17 @@ class Cluster(registry.Collector):
         yield from fleet.families(core.snapshot, self._models, core.held)
         yield from crowd.families(core, now.followed.values(), now.clock())
         yield from self._waste.families(core)
+        yield from _ownership(now.verifier)
+
+
+def _ownership(found: verifier.Verifier) -> Iterator[metrics_core.Metric]:
+    """Yield what the verifier sees."""
+    twice = metrics_core.GaugeMetricFamily(
+        "muster_shared_devices", "Devices that two claims hold though they can't share them; an Event names the claims."
+    )
+    twice.add_metric([], sum(map(len, found.standing.values())))
+    bare = metrics_core.GaugeMetricFamily(
+        "muster_unowned_devices", "Devices without the ownership taint, where all are said to be owned."
+    )
+    bare.add_metric([], sum(map(len, found.unowned.values())))
+    yield from (twice, bare)

@@ -19,8 +19,8 @@ async def home(tmp_path: Path) -> AsyncIterator[live.Cluster]:
 
 
 async def stranger(home: live.Cluster, name: str, count: str, *devices: str) -> None:
-    """Create a pod whose claim somebody else has given devices of the only node."""
-    await home.create(live.pod(name, claim=count, gated=False))
+    """Create a pod whose claim somebody else has given devices of the only node; a half gang, which Muster leaves alone."""
+    await home.create(live.pod(name, f"half-{name}", 2, count, gated=False))
 
     async def made() -> str:
         found = (await home.pods())[name].get("status", {}).get("resourceClaimStatuses") or [{}]
@@ -75,6 +75,7 @@ async def test_a_device_of_two_claims_is_told_on_both_and_closed_until_one_is_go
         return len(claims) >= 2 and len(pods) >= 2
 
     await home.until(everybody)
+    assert home.scheduler.meters.registry.get_sample_value("muster_shared_devices") == 1
     assert "thief" in {one["regarding"]["name"] for one in pods} and len(pods) == len(claims) == 2
     assert all(shared in one["note"] and "delete one of the pods" in one["note"] for one in [*claims, *pods])
     assert {one["type"] for one in claims} == {"Warning"}
@@ -119,6 +120,8 @@ async def test_devices_without_the_ownership_taint_are_told_of_unless_nobody_say
     verifier = home.scheduler.shell.verifier
     [bare] = verifier.unowned.values()
     assert "gpu-0" in bare
+    value = home.scheduler.meters.registry.get_sample_value
+    assert value("muster_unowned_devices") == len(bare) and value("muster_shared_devices") == 0
     rule = {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "DeviceTaintRule",
