@@ -1,6 +1,6 @@
 """Whether a claim asks for devices that Muster plans, and whether those devices are kept for it by the ownership taint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from scheduler.kube import catalog, classes, names, part, taint_rule, world
@@ -65,21 +65,25 @@ TAINT = f"{names.OWNED}:NoSchedule"
 
 @dataclass(slots=True, eq=False)
 class Owned:
-    """Which published devices lack the ownership taint; a slice that has not changed is not read again."""
+    """Which published devices lack the ownership taint; a slice is read again only where it or a rule has changed."""
 
     _seen: dict[str, tuple[part.Part, tuple[str, ...]]] = field(default_factory=dict)
+    _rules: list[taint_rule.Rule] = field(default_factory=list)
 
     def missing(self, found: world.World) -> dict[str, tuple[str, ...]]:
         """Return the devices of ours that neither their slice nor a taint rule marks, by node, both sorted."""
         rules = [rule for rule in found.store["taintrules"].values() if rule.taint and _marks(rule.taint)]
+        seen = self._seen if rules == self._rules else {}
+        self._seen, self._rules = {}, rules
         bare: dict[str, list[str]] = {}
-        seen, self._seen = self._seen, {}
         for (_, name), one in found.store["slices"].items():
             if one.driver in found.options.drivers and one.node:
                 last = seen.get(name)
-                self._seen[name] = last if last and last[0] is one else (one, tuple(_bare(one)))
-                bare.setdefault(one.node, []).extend(_left(one, self._seen[name][1], rules))
-        return {node: tuple(sorted(devices)) for node, devices in sorted(bare.items()) if devices}
+                last = last if last and last[0] is one else (one, tuple(_left(one, _bare(one), rules)))
+                self._seen[name] = last
+                if last[1]:
+                    bare.setdefault(one.node, []).extend(last[1])
+        return {node: tuple(sorted(devices)) for node, devices in sorted(bare.items())}
 
 
 def _bare(one: part.Part) -> Iterator[str]:
@@ -88,7 +92,7 @@ def _bare(one: part.Part) -> Iterator[str]:
     return (entry["name"] for entry in one.content.entries() if entry["name"] not in marked)
 
 
-def _left(one: part.Part, devices: tuple[str, ...], rules: list[taint_rule.Rule]) -> Iterator[str]:
+def _left(one: part.Part, devices: Iterable[str], rules: list[taint_rule.Rule]) -> Iterator[str]:
     """Yield those of some devices that no rule marks either."""
     return (name for name in devices if not any(rule.selects(one.driver, one.pool, name) for rule in rules))
 

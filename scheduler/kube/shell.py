@@ -110,7 +110,7 @@ class Shell:
             for found in self.sight.see(identity, self.compiled):
                 self._adopt(found, now)
         self._strangers(now)
-        self.verifier.fleet()
+        self.verifier.taints()
         self.turn()
 
     async def run(self) -> None:
@@ -215,11 +215,12 @@ class Shell:
             self._tell(events.TopologyChanged(self.compiled.scoring), now)
             self._reopen(following.State.REJECTED)
             self._recount()
+            self.verifier.recount()
         self._close(self.compiled.closed, before.closed, now)
         tainted = [(node, name) for node, name, _ in self.compiled.tainted]
         for event in list(self.occupants.taints(tainted, self.known.live)):
             self._tell(event, now)
-        self.verifier.fleet()
+        self.verifier.taints()
 
     def _recount(self) -> None:
         """Look at all claims again: their nodes may be in the fleet only now."""

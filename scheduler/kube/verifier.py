@@ -73,10 +73,12 @@ class Verifier:
         twice = (one for pool in sorted(self.standing) for one in self.standing[pool])
         yield from told.conflicts(_closed(twice, self.known))
 
-    def fleet(self) -> None:
-        """Look at the published devices again: which of ours is not owned, and what nodes that came only now hold."""
-        self.known.moved_pools.update(self.known.on_pool)
-        before, self.unowned = self.unowned, self._owned.missing(self.known) if self.owned else {}
+    def taints(self) -> None:
+        """Look at the published devices again if any has changed, and tell which of ours are not owned."""
+        if not self.owned or not self.known.devices_changed:
+            return
+        self.known.devices_changed = False
+        before, self.unowned = self.unowned, self._owned.missing(self.known)
         fresh = [node for node in self.unowned if node not in before]
         if fresh:
             log.warning("devices without the ownership taint", nodes=len(self.unowned), first=fresh[0], remedy=REMEDY)
@@ -86,6 +88,10 @@ class Verifier:
                 f"{len(own)} devices ({own[0]}, ...) lack the taint {ownership.TAINT}: any pod may take them; {REMEDY}"
             )
             self.tell(event.Subject("v1", "Node", "", node, node), event.Reason.DEVICE_NOT_OWNED, text)
+
+    def recount(self) -> None:
+        """Compare all claims again at the next call of `devices`: their machines may be known only now."""
+        self.known.moved_pools.update(self.known.on_pool)
 
     def _pool(self, pool: str) -> bool:
         """Compare the claims of one pool with each other, tell what is new, and return whether anything changed."""

@@ -75,6 +75,8 @@ class World:
         Pods that exist.
     moved_pools : set of str
         Pools of which a device was allocated or given back since they were last looked at.
+    devices_changed : bool
+        Slices or taint rules changed since their taints were last looked at.
     fleet_changed : bool
     on_pool : dict of node to claims
         Allocated claims by the pools of their devices.
@@ -87,6 +89,7 @@ class World:
     moved_claims: dict[mirror.Key, claims.Claim] = field(default_factory=dict)
     by_uid: dict[str, mirror.Key] = field(default_factory=dict)
     moved_pools: set[str] = field(default_factory=set)
+    devices_changed: bool = True
     fleet_changed: bool = True
     on_pool: dict[str, dict[mirror.Key, claims.Claim]] = field(default_factory=dict)
     listeners: list[Callable[[mirror.Change], None]] = field(default_factory=list)
@@ -134,6 +137,7 @@ class World:
 
     def _fleet(self, change: mirror.Change) -> None:
         self.fleet_changed = True
+        self.devices_changed |= change.kind in ("slices", "taintrules")
         before, after = change.before, change.after
         if before is not None and (after is None or _moved(before, after)):
             self.live.remove(before)
