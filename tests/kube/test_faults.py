@@ -1,6 +1,6 @@
 """The whole scheduler behind a proxy that breaks its requests: gangs come and go meanwhile, and it converges afterwards.
 
-Measured from the end of the faults until everything is as it should be, on two busy cores: at most a second, each test
+Measured from the end of the faults until everything is as it should be, on two busy cores: under two seconds, each test
 prints it. A watch that stalls is found out after `watch.STALL_S` (120 s; one second here).
 """
 
