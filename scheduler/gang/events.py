@@ -54,11 +54,14 @@ class Adopted:
         By rank, rows of the fleet that the machine has now.
     confirmed : bool
         False for a plan whose writes are not all known to be done.
+    holders : tuple of str
+        Under these names it was counted as `Occupied` until now; what they hold passes on to the gang, and to nobody else.
     """
 
     gang: gangs.Gang
     grants: tuple[state.Grant, ...]
     confirmed: bool = True
+    holders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

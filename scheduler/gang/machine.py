@@ -184,8 +184,9 @@ class Machine:
                 return False
             case events.BindFailed(name):
                 return self._bind_failed(name, now)
-            case events.Adopted(gang, grants, confirmed):
-                return self._adopt(gang, grants, confirmed, now)
+            case events.Adopted(gang, grants, confirmed, holders):
+                left = [self.foreign.drop(self.snapshot, holder) for holder in holders]
+                return self._adopt(gang, grants, confirmed, now) or any(left)
             case events.GangChanged(gang, stays):
                 return self._change(gang, stays, now)
             case events.Occupied(holder, node, use):

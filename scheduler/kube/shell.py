@@ -8,7 +8,7 @@ The loop decides nothing: which gang starts where is the machine's, what a gang 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import structlog
@@ -446,9 +446,8 @@ class Shell:
         gang.state = following.State.RUNNING
         gang.plan = self.sight.standing(found, self.compiled)
         self.carrier.remember(gang.plan, gang.key)
-        for pod in gang.plan.pods:
-            self._vacate(pod, now)
-        self._tell(events.Adopted(found.gang, grants), now)
+        holders = tuple(name for pod in gang.plan.pods for name in self._vacated(pod))
+        self._tell(events.Adopted(found.gang, grants, holders=holders), now)
         if gang.key in self.machine.held:
             gang.placement = self.machine.held[gang.key].placement
             self.carrier.adopted(gang)
@@ -460,14 +459,12 @@ class Shell:
             self._later[gang.key] = now  # the pods that have nothing yet are asked for in the next turn
         return True
 
-    def _vacate(self, planned: carriers.PlannedPod, now: float) -> None:
-        """What a pod and its claims hold is the gang's from now on."""
-        for _, pod in self.carrier.seen_pods(planned):
-            for event in self.occupants.pod(pod, ours=True):
-                self._tell(event, now)
+    def _vacated(self, planned: carriers.PlannedPod) -> Iterator[str]:
+        """Yield the names under which a pod and its claims were counted as strangers: what they hold is the gang's now."""
+        gone = [event for _, pod in self.carrier.seen_pods(planned) for event in self.occupants.pod(pod, ours=True)]
         for _, claim in self.carrier.seen_claims(planned):
-            for event in list(self.occupants.claim(claim, True, self.known.live)):
-                self._tell(event, now)
+            gone += self.occupants.claim(claim, True, self.known.live)
+        yield from (event.holder for event in gone if isinstance(event, events.Vacated))
 
     # What follows.
 

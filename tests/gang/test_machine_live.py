@@ -55,6 +55,23 @@ def test_a_stranger_takes_room_and_gives_it_back() -> None:
     assert one.handle(events.Vacated("pod/r1n0"), 3) == []
 
 
+def test_what_a_stranger_had_passes_on_to_the_gang_that_it_was_and_to_no_other() -> None:
+    one = core()
+    for name in NAMES:
+        one.handle(events.Occupied(f"claim/{name}", name, gpus(0b1111, pods=0)), 0)
+    only(one.handle(events.GangSubmitted(gang("waits", 1)), 1), effects.Wait)
+    row = one.scoring.topology.row["r0n0"]
+    found = events.Adopted(
+        gang("found", 1), (state.Grant(row, 0b1111, FULL, 1000),), holders=("claim/r0n0", "pod/none")
+    )
+    assert one.handle(found, 2) == []
+    one.check_invariants()
+    assert "found" in one.held and "waits" in one.queue.waiting
+    both = events.Adopted(gang("both", 1), (state.Grant(row, 0b1111, FULL, 1000),), holders=("claim/r0n1",))
+    answer = one.handle(both, 3)
+    assert [type(each) for each in answer] == [effects.Conflict, effects.Start], "what it leaves is free for others"
+
+
 def test_strangers_that_hold_the_same_have_what_the_first_leaves_and_then_the_rest() -> None:
     one = core()
     one.handle(events.Occupied("a", "r0n0", gpus(0b0011)), 0)
