@@ -151,10 +151,10 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
     try:
         async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
             measured = work.Work()
-            publishing = work.Publisher(api, config.node_name, config.driver, measured)
+            publishing = work.Publisher(api, config.node_name, config.driver, measured, config.own_devices)
             watching = _watcher(config, probe, found.current())
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
-            found.tell(lambda news: watching.found(news.topology))
+            found.tell(watching.found)
             await watching.start()
             told = service.Service(config, api, found, watching, publishing, measured)
             services = (lambda: found.run(config.discover_s), watching.run, publishing.run, *told.services)

@@ -47,6 +47,8 @@ class Config(pydantic.BaseModel):
     accelerators: Path | None = None
     """Which PCI functions are accelerators, as YAML; the driver's own mapping where nothing is given."""
     dynamic_mig: bool = True
+    own_devices: bool = False
+    """Publish every device with the taint ``muster.dev/owned``, where the server keeps taints: only Muster gives it out."""
     discover_s: float = pydantic.Field(30.0, ge=1.0)
     health_s: float = pydantic.Field(5.0, ge=0.1)
     sweep_s: float = pydantic.Field(600.0, ge=1.0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Self
 
 import structlog
@@ -16,11 +17,18 @@ log = structlog.get_logger()
 
 
 class Inventory:
-    """What one probe finds; a `state.Machine`."""
+    """What one probe finds; a `state.Machine`.
+
+    Attributes
+    ----------
+    published : NodeTopology
+        The devices with those GPUs that were found earlier and do not answer now. They stay in the slices, tainted, so
+        that claims on them are evicted and explained, and no other device takes their name.
+    """
 
     def __init__(self, probe: interface.Probe, found: interface.Discovered) -> None:
-        self.probe, self.found = probe, found
-        self._told: list[Callable[[interface.Discovered], None]] = []
+        self.probe, self.found, self.published = probe, found, found.topology
+        self._told: list[Callable[[node.NodeTopology], None]] = []
 
     @classmethod
     async def take(cls, probe: interface.Probe) -> Self:
@@ -28,11 +36,11 @@ class Inventory:
         return cls(probe, await asyncio.to_thread(probe.discover))
 
     def current(self) -> node.NodeTopology:
-        """Return the devices."""
+        """Return the devices that can be prepared."""
         return self.found.topology
 
-    def tell(self, changed: Callable[[interface.Discovered], None]) -> None:
-        """Call `changed` whenever something else is found."""
+    def tell(self, changed: Callable[[node.NodeTopology], None]) -> None:
+        """Call `changed` with what is to be published, whenever something else is found."""
         self._told.append(changed)
 
     async def refresh(self) -> None:
@@ -44,13 +52,41 @@ class Inventory:
             return
         if found == self.found:
             return
-        self.found = found
+        self.found, self.published = found, kept(self.published, found.topology)
         log.info("the devices of the node changed", problems=found.problems)
         for changed in self._told:
-            changed(found)
+            changed(self.published)
 
     async def run(self, every_s: float) -> None:
         """Refresh until cancelled."""
         while True:
             await asyncio.sleep(every_s)
             await self.refresh()
+
+
+def kept(before: node.NodeTopology, now: node.NodeTopology) -> node.NodeTopology:
+    """Return a node as it is now, with the GPUs that it had before in their old places, those too that are gone."""
+    here = {gpu.uuid: gpu for gpu in now.gpus}
+    gone = {gpu.uuid for gpu in before.gpus} - here.keys()
+    if not gone:
+        return now
+    merged = [here.pop(gpu.uuid, gpu) for gpu in before.gpus] + list(here.values())
+    index = {gpu.uuid: i for i, gpu in enumerate(merged)}
+    links = [*_links(now, index), *_links(before, index, gone)]
+    return replace(
+        now,
+        machine=before.machine,
+        gpus=tuple(replace(gpu, index=i) for i, gpu in enumerate(merged)),
+        nvlinks=tuple(sorted(links, key=lambda link: (link.a, link.b))),
+        nvswitches=max(before.nvswitches, now.nvswitches),
+    )
+
+
+def _links(machine: node.NodeTopology, index: Mapping[str, int], among: Collection[str] = ()) -> Iterator[node.NvLink]:
+    """Yield the NVLinks under new indices; with `among` only those of these GPUs."""
+    uuids = [gpu.uuid for gpu in machine.gpus]
+    for link in machine.nvlinks:
+        ends = uuids[link.a], uuids[link.b]
+        if not among or set(ends) & set(among):
+            a, b = sorted(index[uuid] for uuid in ends)
+            yield replace(link, a=a, b=b)

@@ -97,8 +97,8 @@ class Plugin(plugin.Plugin):
 class Publisher(publisher.Publisher):
     """Measures each publication."""
 
-    def __init__(self, api: client.Client, node_name: str, driver: str, work: Work) -> None:
-        super().__init__(api, node_name, driver)
+    def __init__(self, api: client.Client, node_name: str, driver: str, work: Work, owned: bool = False) -> None:
+        super().__init__(api, node_name, driver, owned)
         self._publications = work.publications
 
     async def publish(self) -> None:

@@ -30,6 +30,8 @@ EVENTS = {1: "ecc-single-bit", 2: "ecc-double-bit", 8: "xid", 0x100: "mig-config
           0x4000: "unavailable", 0x8000: "recovery-action"}  # fmt: skip
 UNTOLD = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_NO_PERMISSION)
 """A GPU that does not tell something is no failure."""
+LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NOT_FOUND)
+"""The second after the driver was loaded anew without the GPU."""
 FABRIC_COMPLETED = 3
 WHOLE = 0xFFFFFFFF
 
@@ -101,7 +103,7 @@ class NvmlProbe:
             handle = pynvml.nvmlDeviceGetHandleByUUID(gpu_uuid)
             return replace(_reading(handle, gpu_uuid, failing), failing=failing)
         except pynvml.NVMLError as error:
-            if error.value == pynvml.NVML_ERROR_GPU_IS_LOST:
+            if error.value in LOST:
                 return interface.Reading(gpu_uuid, lost=True)
             raise mig.HardwareError(f"GPU {gpu_uuid}: nvmlDeviceGetHandleByUUID: {error}") from error
 

@@ -17,9 +17,12 @@ import structlog
 
 from dra_driver.publish import plan, server
 from scheduler.apiserver import client, errors, paths, watch
-from scheduler.model import claim, node, published, slices
+from scheduler.model import claim, names, node, published, slices
 
 log = structlog.get_logger()
+
+OWNED = {"key": names.OWNED, "effect": "NoSchedule"}
+"""Keeps kube-scheduler from giving out a device by itself; what Muster allocates needs no toleration."""
 
 SETTLE_S = 0.3
 """Between a change and the writes: a wipe by the kubelet is over then, and changes that come together are one."""
@@ -47,10 +50,17 @@ class Stats:
 
 
 class Publisher:
-    """Publishes the one pool of a node; `run` works until it is cancelled and deletes nothing at its end."""
+    """Publishes the one pool of a node; `run` works until it is cancelled and deletes nothing at its end.
 
-    def __init__(self, api: client.Client, node_name: str, driver: str = claim.DRIVER) -> None:
-        self.api, self.node_name, self.driver = api, node_name, driver
+    Parameters
+    ----------
+    owned : bool
+        Put the ownership taint on every device. Where the server keeps no taints (1.34 and 1.35 by default) nothing is
+        put: there a tainted device could only be left out, and the gate of Muster's webhook protects instead.
+    """
+
+    def __init__(self, api: client.Client, node_name: str, driver: str = claim.DRIVER, owned: bool = False) -> None:
+        self.api, self.node_name, self.driver, self.owned = api, node_name, driver, owned
         self.stats = Stats()
         self.form: slices.Layout | None = None
         self.problem = ""
@@ -92,7 +102,8 @@ class Publisher:
         form = self.form = self.form or await server.ask(self.api, self.driver, self.node_name)
         owner = await self._node()
         found, _ = await self.api.list(server.PATH, fieldSelector=self._selector)
-        items = slices.encode(wanted.machine, 1, form, self.driver, wanted.taints)
+        taints = with_ownership(wanted) if self.owned and form.taints else wanted.taints
+        items = slices.encode(wanted.machine, 1, form, self.driver, taints)
         if self._refused == (items, _versions(found)):
             return False
         todo = plan.plan(items, found, owner, self._floor)
@@ -170,6 +181,14 @@ class Publisher:
                 log.error("slices not published", node=self.node_name, problem=self.problem)
                 await asyncio.sleep(min(MAX_WAIT_S, 0.2 * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))
                 self._dirty.set()
+
+
+def with_ownership(wanted: Wanted) -> Mapping[str, Sequence[Mapping[str, str]]]:
+    """Return the taints with the mark of Muster's own devices on each; partitions have those of their GPU."""
+    machine = wanted.machine
+    found = [gpu.name for gpu in machine.gpus] + [nic.device_name for nic in machine.nics]
+    found += [other.device_name for other in machine.accelerators]
+    return {name: [OWNED, *wanted.taints.get(name, ())] for name in found}
 
 
 def _path(item: Mapping[str, Any]) -> str:

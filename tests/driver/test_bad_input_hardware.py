@@ -166,12 +166,12 @@ async def test_rows_to_remap_taint_and_a_reset_clears(real: Real) -> None:
 async def test_events_taint_their_gpu_alone(real: Real) -> None:
     watched = real.watcher()
     await asyncio.to_thread(real.probe.wait, 0)
-    machine.xid(real.path, 2, 63)  # a row was remapped: new work stays away
+    machine.xid(real.path, 2, 94)  # a contained error: its page waits for a reset, new work stays away
     machine.xid(real.path, 4, 64)  # a row could not be remapped
     machine.event(real.path, 5, 2, 0)  # a double bit error
     assert watched._take(await asyncio.to_thread(real.probe.wait, 1))
     assert await keys(watched) == {
-        "gpu-2": [("xid", "63", "NoSchedule")],
+        "gpu-2": [("xid", "94", "NoSchedule")],
         "gpu-4": [("xid", "64", "NoExecute")],
         "gpu-5": [("ecc-event", "uncorrected", "NoSchedule")],
     }

@@ -198,3 +198,40 @@ def test_taint_time_given_by_the_server_stays() -> None:
 def test_dropped_names_the_gate() -> None:
     sent = {"spec": {"devices": [{"name": "a", "taints": [TAINT]}]}}
     assert server.dropped(sent, {"spec": {"devices": [{"name": "a"}]}}) == {"taints"}
+
+
+async def test_owned_devices_have_the_taint_of_ownership_first() -> None:
+    api = Api()
+    found = publisher.Publisher(api, "n1", owned=True)
+    found.want(publisher.Wanted(machines.build("hgx-h100", "n1"), {"gpu-3": [TAINT]}))
+    await found.publish()
+    devices = {entry["name"]: entry for item in api.items.values() for entry in item["spec"].get("devices") or ()}
+    assert all(entry["taints"][0]["key"] == "muster.dev/owned" for entry in devices.values())
+    assert [taint["key"] for taint in devices["gpu-3"]["taints"]] == ["muster.dev/owned", TAINT["key"]]
+    assert any(name.startswith("nic") for name in devices), devices.keys()
+    writes = list(api.writes)
+    await found.publish()
+    assert api.writes == writes, "nothing changed"
+
+
+async def test_owned_devices_are_not_left_out_where_taints_are_dropped() -> None:
+    api = Api(gates_off=("taints",))
+    found = publisher.Publisher(api, "n1", owned=True)
+    found.want(publisher.Wanted(machines.build("hgx-h100", "n1")))
+    await found.publish()
+    names = {entry["name"] for item in api.items.values() for entry in item["spec"].get("devices") or ()}
+    assert {f"gpu-{i}" for i in range(8)} <= names
+
+
+async def test_partitions_are_owned_through_their_gpu() -> None:
+    machine = machines.build("dgx-a100", "n1")
+    cut = dataclasses.replace(
+        machine, gpus=tuple(dataclasses.replace(gpu, mig_enabled=gpu.index == 0) for gpu in machine.gpus)
+    )
+    api = Api()
+    found = publisher.Publisher(api, "n1", owned=True)
+    found.want(publisher.Wanted(cut))
+    await found.publish()
+    entries = [entry for item in api.items.values() for entry in item["spec"].get("devices") or ()]
+    assert any("mig" in entry["name"] for entry in entries)
+    assert all(entry["taints"][0]["key"] == "muster.dev/owned" for entry in entries)
