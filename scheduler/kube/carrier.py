@@ -219,7 +219,7 @@ class Carrier:
     def say_offered(self, gang: followed.Followed, rejection: reasons.Rejection, found: room.Offer) -> None:
         """There is no room for the gang now, but others could make some."""
         text = f"{rejection}; {words.offered(found)}"
-        self._say(gang, event.Reason.ROOM_OFFERED, rejection.reason.value, text)
+        self._say(gang, event.Reason.ROOM_OFFERED, rejection.reason.value, text, gang_record.offer(found))
 
     def say_rejected(self, gang: followed.Followed, rejection: reasons.Rejection) -> None:
         """There never will be room for the gang."""
@@ -279,7 +279,14 @@ class Carrier:
         if gang.recorded or not gang.lone:
             self._later(f"finish {gang.key}", self.scribe.records.finish(gang.workload))
 
-    def _say(self, gang: followed.Followed, reason: event.Reason, word: str, text: str) -> None:
+    def _say(
+        self,
+        gang: followed.Followed,
+        reason: event.Reason,
+        word: str,
+        text: str,
+        offered: gang_record.Item | None = None,
+    ) -> None:
         """Tell people once: an Event, and the status of the GangPlacement where no plan is in force."""
         if gang.said == text:
             return
@@ -288,7 +295,7 @@ class Carrier:
         if gang.plan is None and not gang.lone:
             gang.recorded = True
             phase = gang_record.Phase.REJECTED if gang.state is followed.State.REJECTED else gang_record.Phase.WAITING
-            self._later(f"say {gang.key}", self.scribe.records.say(gang.workload, phase, word, text))
+            self._later(f"say {gang.key}", self.scribe.records.say(gang.workload, phase, word, text, offered))
 
     def _tell(self, gang: followed.Followed, reason: event.Reason, text: str) -> None:
         """Write Events on the owner and on the first pods."""

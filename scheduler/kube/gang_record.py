@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from scheduler.gang import room
 from scheduler.kube import names, plan, workload
 from scheduler.model import claim as rows
 
@@ -12,6 +13,10 @@ Item = dict[str, Any]
 
 MESSAGE = 1024
 """Characters of a message that are kept."""
+
+
+VICTIMS = 64
+"""Gangs of an offer that are named."""
 
 
 class Phase(Enum):
@@ -43,8 +48,11 @@ def body(gang: workload.Workload, planned: plan.Plan | None, epoch: int, tracepa
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "spec": spec}
 
 
-def status(item: Mapping[str, Any], phase: Phase, reason: str, text: str) -> Item:
-    """Return the status that says how far a gang is; conditions keep their times until they change."""
+def status(item: Mapping[str, Any], phase: Phase, reason: str, text: str, offered: Item | None = None) -> Item:
+    """Return the status that says how far a gang is; conditions keep their times until they change.
+
+    It is merged into the status that is there: None takes an offer away that does not hold any more.
+    """
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     told = item["spec"].get("plan") or {}
     planned, mb_s = told.get("pods") or (), told.get("bandwidthMBs", 0)
@@ -60,8 +68,21 @@ def status(item: Mapping[str, Any], phase: Phase, reason: str, text: str) -> Ite
         "pods": len(planned),
         "bandwidth": f"{mb_s / 1000:.0f}" if mb_s else "",
         "changedAt": now,
+        "offer": offered,
         "conditions": [_condition(before.get(name), name, true, why, text, now) for name, true in holds.items()],
     }
+
+
+def offer(found: room.Offer) -> Item:
+    """Return what would let a gang start: where, whom it would cost its place, and where those would run then."""
+    moves = {one.running.gang.name: one.placement for one in found.moves}
+    gone: list[Item] = []
+    for one in found.gone[:VICTIMS]:
+        told: Item = {"gang": one.gang.name, "priority": one.gang.priority, "domain": one.placement.domain}
+        if one.gang.name in moves:
+            told["movesTo"] = moves[one.gang.name].domain
+        gone.append(told)
+    return {"way": found.way, "level": found.placement.level, "domain": found.placement.domain, "gangs": gone}
 
 
 def _condition(before: Mapping[str, Any] | None, name: str, true: bool, reason: str, text: str, now: str) -> Item:

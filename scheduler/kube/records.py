@@ -31,11 +31,12 @@ class Records:
         faultpoint.reach("record-written")
         return item
 
-    async def say(self, gang: workload.Workload, phase: gang_record.Phase, reason: str, text: str) -> None:
-        """Write the state of a gang without a plan."""
-        await self.tell(
-            await self._put(gang_record.body(gang, None, self.pen.epoch, self.trace(gang))), phase, reason, text
-        )
+    async def say(
+        self, gang: workload.Workload, phase: gang_record.Phase, reason: str, text: str, offered: Item | None = None
+    ) -> None:
+        """Write the state of a gang without a plan, and what would let it start."""
+        item = await self._put(gang_record.body(gang, None, self.pen.epoch, self.trace(gang)))
+        await self.tell(item, phase, reason, text, offered)
 
     async def finish(self, gang: workload.Workload) -> None:
         """Delete the record of a gang that is gone."""
@@ -82,9 +83,11 @@ class Records:
                 return
         raise pens.Refused(f"{names.KIND} {identity.key} changed under every try")
 
-    async def tell(self, item: Item, phase: gang_record.Phase, reason: str, text: str) -> Item:
+    async def tell(
+        self, item: Item, phase: gang_record.Phase, reason: str, text: str, offered: Item | None = None
+    ) -> Item:
         """Write the status of a record that was just read or written."""
-        change = {"status": gang_record.status(item, phase, reason, text)}
+        change = {"status": gang_record.status(item, phase, reason, text, offered)}
         metadata = item["metadata"]
         path = _path(workload.Identity(metadata["namespace"], metadata["name"], ""))
         try:

@@ -104,9 +104,15 @@ async def test_a_large_plan_is_taken_and_shown(api: client.Client, space: fixtur
     path = paths.of(names.API_VERSION, names.PLURAL, space.name)
     item = await api.create(path, gang_record.body(gang, one, 1))
     assert gang_record.read_plan(item) == one, "nothing was pruned"
-    told = gang_record.status(item, gang_record.Phase.RUNNING, "", "")
+    gone = {"gang": "ml/other", "priority": 1, "domain": "b-0/r-0", "movesTo": "b-0/r-1"}
+    offer = {"way": "defragment", "level": "rack", "domain": "b-0/r-0", "gangs": [gone]}
+    told = gang_record.status(item, gang_record.Phase.WAITING, "", "", offer)
     after = await api.patch(f"{path}/gang-large/status", {"status": told})
     assert after["status"] == told, "nothing was pruned"
+    told = gang_record.status(item, gang_record.Phase.RUNNING, "", "")
+    assert told.pop("offer") is None
+    after = await api.patch(f"{path}/gang-large/status", {"status": {**told, "offer": None}})
+    assert after["status"] == told, "an offer that does not hold is taken away"
     table = space.kubectl("get", "gp")
     assert table.split()[:3] == ["NAME", "PHASE", "PODS"] and "Running" in table and "512" in table
     assert "gang-large" in space.kubectl("get", "muster")

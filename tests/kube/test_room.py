@@ -111,7 +111,20 @@ async def test_moves_are_offered_where_that_is_the_policy(home: live.Cluster) ->
 
     text = await home.until(offered)
     assert "default/gang-first to" in text or "default/gang-last to" in text
+    record = await home.placement("gang-big")
+    assert record is not None
+    offer = record["status"]["offer"]
+    [moved] = offer["gangs"]
+    assert offer["way"] == "defragment" and moved["gang"] in ("default/gang-first", "default/gang-last")
+    assert moved["domain"] == offer["domain"] != moved["movesTo"]
     assert set(await home.pods()) == {"big", "first", "last"}
+    await delete(home, moved["gang"].rpartition("-")[2])
+    await home.bound("big")
+
+    async def gone() -> bool:
+        return "offer" not in (await home.placement("gang-big") or {"status": {"offer": 1}})["status"]
+
+    await home.until(gone)
 
 
 async def test_victims_are_offered_and_the_offer_goes_when_it_does_not_hold_any_more(
