@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from dra_driver import checkpoint, claim, mig, prepared, state
+from dra_driver import checkpoint, claim, mig, prepared, sharing, state
 from dra_driver.claim import ClaimUid
 
 Object = state.Object  # inside the class, `state` is a field for the type checker
@@ -101,6 +101,7 @@ class Recovery:
         """Remove what no record asks for: files, MIG instances, and records whose claims are gone."""
         await self._sweep_claims()
         await self._sweep_files()
+        await self._sweep_daemons()
         found = self.state.parts.store.read()
         if self.state.parts.dynamic_mig and not found.rebuilding:
             for gpu in self.state.parts.machine.current().gpus:
@@ -135,6 +136,20 @@ class Recovery:
                     log.info("files of no prepared claim are removed", claim=uid)
                     await asyncio.to_thread(self.state.remove_files, uid)
         await asyncio.to_thread(parts.cdi.remove_abandoned)
+
+    async def _sweep_daemons(self) -> None:
+        """End MPS control daemons that no record asks for, which also lets all processes use their GPUs again."""
+        parts = self.state.parts
+        entries = parts.store.read().claims.values()
+        for name in parts.daemons.left({entry.mps.daemon for entry in entries if entry.mps is not None}):
+            async with parts.locks.claim(name), parts.locks.devices([name]):  # named after a claim or a shared GPU
+                if any(one.mps is not None and one.mps.daemon == name for one in parts.store.read().claims.values()):
+                    continue
+                log.warning("an MPS control daemon of no claim is ended", daemon=name)
+                try:
+                    await parts.daemons.stop(name)
+                except sharing.SharingError as error:
+                    log.error("an MPS control daemon of no claim stays", daemon=name, error=str(error))
 
     async def _sweep_gpu(self, gpu_uuid: str) -> None:
         """Remove MIG instances without a record; with the GPU's lock held no record can be about to be written."""

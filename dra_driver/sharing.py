@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +42,18 @@ class Programs:
     mps_control: Path = Path("/usr/bin/nvidia-cuda-mps-control")
 
 
+EXCLUSIVE, DEFAULT = "EXCLUSIVE_PROCESS", "DEFAULT"
+
+
+async def set_compute_mode(programs: Programs, gpu_uuid: str, mode: str) -> None:
+    """Say how many processes may use a GPU: `EXCLUSIVE` lets only the MPS server in. A MIG device has no mode of its own."""
+    if not gpu_uuid.startswith("MIG-"):
+        await run((str(programs.smi), "-i", gpu_uuid, "-c", mode))
+
+
 async def set_time_slices(programs: Programs, gpu_uuid: str, interval: int) -> None:
-    """Set the length of the turns on a GPU; NVML has no call for it."""
+    """Set the length of the turns on a GPU, which several processes have to be let in for; NVML has no call for it."""
+    await set_compute_mode(programs, gpu_uuid, DEFAULT)
     await run((str(programs.smi), "compute-policy", "-i", gpu_uuid, f"--set-timeslice={interval}"))
 
 
@@ -84,7 +94,7 @@ class Daemon:
     def __init__(self, name: str, folder: Path, programs: Programs) -> None:
         self.name, self.programs = name, programs
         self.pipes, self.logs, self.memory = folder / "pipe", folder / "log", folder / "shm"
-        self._pid_file = folder / "pid"
+        self._pid_file, self._gpus_file = folder / "pid", folder / "gpus"
         self._watcher: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
 
@@ -140,6 +150,9 @@ class Daemon:
         running = self._alive()
         if running and await self._answers():
             return running
+        self._gpus_file.write_text("\n".join(uuids))  # before the first mode: `stop` gives back what is named here
+        for uuid in uuids:
+            await set_compute_mode(self.programs, uuid, EXCLUSIVE)
         try:
             child = await asyncio.create_subprocess_exec(
                 str(self.programs.mps_control),
@@ -202,7 +215,13 @@ class Daemon:
                     await self._stopped.wait()
 
     async def stop(self) -> None:
-        """End the daemon and forget its files."""
+        """End the daemon, let all processes use its GPUs again, and forget its files.
+
+        Raises
+        ------
+        SharingError
+            A GPU keeps its mode; to be called again.
+        """
         self._stopped.set()
         pid = self._alive()
         if pid:
@@ -211,6 +230,9 @@ class Daemon:
             await self._ended(pid)
         if self._watcher is not None:
             await self._watcher
+        named = self._gpus_file.read_text().split() if self._gpus_file.exists() else []
+        for uuid in named:
+            await set_compute_mode(self.programs, uuid, DEFAULT)
         shutil.rmtree(self.pipes.parent, ignore_errors=True)
 
     async def _ended(self, pid: int) -> None:
@@ -261,6 +283,12 @@ class Daemons:
         """End a daemon."""
         await self._daemon(name).stop()
         del self._running[name]
+
+    def left(self, known: Collection[str]) -> list[str]:
+        """Return the daemons of which there are files, without those that are known."""
+        if not self.folder.is_dir():
+            return []
+        return sorted({path.name for path in self.folder.iterdir() if path.is_dir()} - {*known, *self._running})
 
     async def leave(self) -> None:
         """Stop watching all daemons."""

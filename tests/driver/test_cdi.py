@@ -79,8 +79,10 @@ async def test_time_slices_are_set_and_given_back(make_node):
     node = make_node()
     uuid = node.machine.gpus[0].uuid
     await spec_of(node, "gpu-0", configs=[objects.config(TIME_SLICES)])
-    assert node.log == f"compute-policy -i {uuid} --set-timeslice=3\n"
-    assert (node.root / "smi.log").read_text().splitlines()[1:] == [f"compute-policy -i {uuid} --set-timeslice=0"]
+    many = f"-i {uuid} -c DEFAULT"
+    assert node.log.splitlines() == [many, f"compute-policy -i {uuid} --set-timeslice=3"]
+    said = (node.root / "smi.log").read_text().splitlines()
+    assert said[2:] == [many, f"compute-policy -i {uuid} --set-timeslice=0"]
 
 
 async def test_shares_of_one_gpu_reach_one_mps_daemon_within_their_part(make_node):
@@ -90,7 +92,31 @@ async def test_shares_of_one_gpu_reach_one_mps_daemon_within_their_part(make_nod
     assert "/tmp/nvidia-mps" in [m["containerPath"] for m in devices["_gpus"]["mounts"]]
     assert "set_default_device_pinned_mem_limit 0 8192M" in node.mps
     assert (node.root / "mps.log").read_text().splitlines()[-1] == "quit"
-    assert (node.root / "mps.started").read_text() == f"{node.machine.gpus[0].uuid}\n"
+    uuid = node.machine.gpus[0].uuid
+    assert (node.root / "mps.started").read_text() == f"{uuid}\n"
+    said = (node.root / "smi.log").read_text().splitlines()
+    assert said == [f"-i {uuid} -c EXCLUSIVE_PROCESS", f"-i {uuid} -c DEFAULT"]
+
+
+async def test_an_mps_daemon_that_never_started_leaves_its_gpu_to_all(make_node):
+    """The mode is set and the daemon fails, or the driver ends between the two: an unprepare or the sweep sets it back."""
+    node = make_node()
+    uuid = node.machine.gpus[0].uuid
+    (node.root / "mps.broken").touch()
+    async with node.driver() as driver, node.kubelet() as calls:
+        wanted = node.claims.add(objects.claim(1, objects.share("gpu-0", "a", 250), configs=[objects.config(MPS)]))
+        assert "nvidia-cuda-mps-control" in (await calls.prepare(wanted))[wanted.uid].error
+        modes = (node.root / "smi.log").read_text().splitlines()
+        assert modes[-1] == f"-i {uuid} -c EXCLUSIVE_PROCESS"
+        folder = driver.state.parts.daemons.folder
+        (folder / "of-nobody").mkdir()
+        (folder / "of-nobody/gpus").write_text(node.machine.gpus[3].uuid)
+        await driver.recovery.sweep()
+        assert not (folder / "of-nobody").exists()
+        assert f"-i {node.machine.gpus[3].uuid} -c DEFAULT" in (node.root / "smi.log").read_text()
+        assert await calls.unprepare(wanted) == {wanted.uid: ""}
+        assert (node.root / "smi.log").read_text().splitlines()[-1] == f"-i {uuid} -c DEFAULT"
+        assert list(folder.iterdir()) == []
 
 
 async def test_a_program_that_fails_is_named_and_a_later_call_succeeds(make_node):
