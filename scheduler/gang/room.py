@@ -15,6 +15,9 @@ MOST_MOVED = 16
 TRIALS = 400
 """Questions whether the gang fits in one search for moves: some tenths of a second on a fleet of thousands of nodes."""
 
+OFFER_TRIALS = 60
+"""The same in one search for victims that are only told: the loop that answers kube-scheduler stands still meanwhile."""
+
 SEARCH_REST_S = 30.0
 """A gang for which no moves were found is not searched for again before."""
 
@@ -121,7 +124,7 @@ def offer(
             return None
         return Offer(way, tuple(held[one.running.gang.name] for one in found.moves), found.moves, found.placement)
     for _, weaker in victims(gang, held, ledger):
-        plan = preempt.preempt(snapshot, gang, score, weaker, tiers)
+        plan = preempt.preempt(snapshot, gang, score, weaker, tiers, OFFER_TRIALS)
         if isinstance(plan, preempt.Preemption) and plan.victims:
             return Offer(way, tuple(held[one.gang.name] for one in plan.victims), (), plan.placement)
     return None

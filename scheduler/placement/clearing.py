@@ -21,6 +21,31 @@ EXACT = 8
 Fits = Callable[[state.Snapshot], bool]
 
 
+NO_LIMIT = 1 << 30
+
+
+class Spent(Exception):
+    """The search has asked as often as it may."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """How often a search may still ask whether a gang fits: what bounds its time."""
+
+    left: int = NO_LIMIT
+
+    def counting(self, fits: Fits) -> Fits:
+        """Return the same question, which takes from the budget and raises `Spent` at its end."""
+
+        def ask(snapshot: state.Snapshot) -> bool:
+            if self.left <= 0:
+                raise Spent
+            self.left -= 1
+            return fits(snapshot)
+
+        return ask
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A gang that holds devices.

@@ -42,8 +42,8 @@ def defragment(
     score: scoring.Scoring,
     running: Sequence[clearing.Running],
     tiers: bandwidth.Tiers = bandwidth.DEFAULT,
-    most: int = 1 << 30,
-    trials: int = 1 << 30,
+    most: int = clearing.NO_LIMIT,
+    trials: int = clearing.NO_LIMIT,
 ) -> Defragmentation | reasons.Rejection:
     """Find gangs to move so that a gang fits, whatever its priority.
 
@@ -79,40 +79,18 @@ def defragment(
     pool = clearing.pool(movable)
     best: Defragmentation | None = None
     ceiling = sum(one.price for one in movable) + 1
-    budget = _Budget(trials)
+    budget = clearing.Budget(trials)
     for domain in clearing.candidates(snapshot, emptied, gang, score):
         fits = budget.counting(partial(engine.fits, gang=gang, score=score, tiers=tiers, within=domain))
         try:
             gone = clearing.clear(snapshot, pool, domain, fits, ceiling)
-        except _Spent:
+        except clearing.Spent:
             break
         found = None if gone is None or len(gone) > most else _resettle(snapshot, gone, gang, score, tiers, domain)
         if found is not None:
             best, ceiling = found, found.cost
     detail = f"{answer.detail}; " if answer.detail else ""
     return best or replace(answer, detail=detail + "no moves of running gangs were found that would help")
-
-
-class _Spent(Exception):
-    """The search has asked as often as it may."""
-
-
-@dataclass(slots=True)
-class _Budget:
-    """How often the search may still ask."""
-
-    left: int
-
-    def counting(self, fits: clearing.Fits) -> clearing.Fits:
-        """Return the same question, which takes from the budget and raises `_Spent` at its end."""
-
-        def ask(snapshot: state.Snapshot) -> bool:
-            if self.left <= 0:
-                raise _Spent
-            self.left -= 1
-            return fits(snapshot)
-
-        return ask
 
 
 def _resettle(

@@ -35,6 +35,7 @@ def preempt(
     score: scoring.Scoring,
     running: Sequence[clearing.Running],
     tiers: bandwidth.Tiers = bandwidth.DEFAULT,
+    trials: int = clearing.NO_LIMIT,
 ) -> Preemption | reasons.Rejection:
     """Choose victims for a gang.
 
@@ -42,6 +43,9 @@ def preempt(
     ----------
     running : sequence of Running
         What holds the devices of `snapshot`. Gangs that are not preemptible, or not of lower priority, are left alone.
+    trials : int
+        After asking so many times whether the gang fits, the cheapest victims so far are returned, though some could be
+        spared; or a rejection where none were found yet.
 
     Returns
     -------
@@ -69,22 +73,28 @@ def preempt(
     movable = clearing.pool(weaker)
     best: tuple[clearing.Running, ...] | None = None
     ceiling = sum(one.price for one in weaker) + 1
-    for domain in clearing.candidates(snapshot, emptied, gang, score):
-        fits = partial(engine.fits, gang=gang, score=score, tiers=tiers, within=domain)
-        found = clearing.clear(snapshot, movable, domain, fits, ceiling)
-        if found is not None:
-            best = found
-            ceiling = sum(one.price for one in found)
-    # Confined to one domain the victims are all needed; with the whole fleet to choose from, perhaps not.
-    anywhere = partial(engine.fits, gang=gang, score=score, tiers=tiers)
-    victims = clearing.prune(snapshot, weaker if best is None else best, anywhere)
+    budget = clearing.Budget(trials)
+    victims = tuple(weaker)
+    try:
+        for domain in clearing.candidates(snapshot, emptied, gang, score):
+            fits = budget.counting(partial(engine.fits, gang=gang, score=score, tiers=tiers, within=domain))
+            found = clearing.clear(snapshot, movable, domain, fits, ceiling)
+            if found is not None:
+                best = victims = found
+                ceiling = sum(one.price for one in found)
+        # Confined to one domain the victims are all needed; with the whole fleet to choose from, perhaps not.
+        anywhere = budget.counting(partial(engine.fits, gang=gang, score=score, tiers=tiers))
+        victims = clearing.prune(snapshot, victims, anywhere)
+    except clearing.Spent:
+        if best is None:
+            return replace(answer, detail=_also(answer.detail, len(weaker), "was not found to help in time"))
     final = engine.place(clearing.without(snapshot, victims), gang, score, tiers)
     if not isinstance(final, placement.Placement):
         raise state.InvariantError(f"gang {gang.name} fits without its victims by counts, but has no placement")
     return Preemption(victims, final, sum(one.price for one in victims))
 
 
-def _also(detail: str, count: int) -> str:
+def _also(detail: str, count: int, word: str = "would not help") -> str:
     """Say that eviction would not help either."""
-    words = f"evicting all {count} gangs of lower priority would not help" if count else "no gang of lower priority"
+    words = f"evicting all {count} gangs of lower priority {word}" if count else "no gang of lower priority"
     return f"{detail}; {words}" if detail else words

@@ -1,6 +1,7 @@
 """Room for a gang that does not fit: offers can be carried out, moves leave nobody without devices."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -66,6 +67,15 @@ def test_nothing_moves_where_strangers_wait_for_what_others_hold() -> None:
     assert [type(one) for one in answer] == [effects.Wait]
 
 
+def test_a_search_for_victims_that_may_not_ask_offers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "OFFER_TRIALS", 0)
+    core = spread(offers=("preempt",))
+    core.handle(events.GangSubmitted(live.gang("high", 2, priority=5)), 1)
+    assert core.offer("high", 2) is None
+    monkeypatch.setattr(room, "OFFER_TRIALS", 60)
+    assert core.offer("high", 2) is not None
+
+
 def test_an_offer_names_the_weaker_first_and_changes_nothing() -> None:
     core = spread(offers=OFFERS)
     core.handle(events.GangSubmitted(live.gang("high", 2, priority=5)), 1)
@@ -123,8 +133,15 @@ def carry_out(core: machine.Machine, found: room.Offer) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(script=st.lists(COMMANDS, min_size=4, max_size=25), preempts=st.booleans())
-def test_whoever_moves_runs_on_and_offers_can_be_carried_out(script: list[Any], preempts: bool) -> None:
+@given(
+    script=st.lists(COMMANDS, min_size=4, max_size=25), preempts=st.booleans(), trials=st.sampled_from([0, 1, 3, 8, 60])
+)
+def test_whoever_moves_runs_on_and_offers_can_be_carried_out(script: list[Any], preempts: bool, trials: int) -> None:
+    with mock.patch.object(room, "OFFER_TRIALS", trials):
+        play(script, preempts)
+
+
+def play(script: list[Any], preempts: bool) -> None:
     core = live.core(defragment=True, preempt=preempts, offers=OFFERS)
     for turn, (word, pods, gpus, priority, required, free, pick) in enumerate(script):
         running = sorted(one.gang.name for one in core.held)
