@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NewType
 
 from scheduler.model import claim as model_claim
+from scheduler.model import names
 
 ClaimUid = NewType("ClaimUid", str)
 
@@ -15,6 +16,7 @@ MAX_PARAMETERS = 10 * 1024  # bytes of one opaque configuration, OpaqueParameter
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_NUMBER = re.compile(r"[0-9]{1,6}", re.ASCII)
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 FROM_CLASS = "FromClass"
@@ -71,6 +73,21 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the claim's pod stands in its gang, as the scheduler wrote it on the claim.
+
+    Attributes
+    ----------
+    size : int
+        Pods of the plan; an elastic gang may have grown since.
+    """
+
+    gang: str
+    rank: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Opaque:
     """An opaque configuration for us, not decoded yet.
 
@@ -106,6 +123,8 @@ class ResourceClaim:
         In the order of the allocation, which is the order in which the container is to see the devices.
     configs : tuple of Opaque
         Those of classes first, then those of the claim; later ones win.
+    place : Place or None
+        None for a lone pod, and for a claim that no gang planner allocated.
     """
 
     reference: Reference
@@ -113,6 +132,7 @@ class ResourceClaim:
     pod_claim_name: str
     results: tuple[Result, ...]
     configs: tuple[Opaque, ...] = ()
+    place: Place | None = None
 
     @property
     def requests(self) -> tuple[str, ...]:
@@ -151,7 +171,27 @@ def read(obj: Mapping[str, Any], reference: Reference, driver: str) -> ResourceC
         annotations.get(POD_CLAIM_NAME, ""),
         results,
         _configs(devices.get("config") or (), reference, driver),
+        _place(annotations, reference),
     )
+
+
+def _place(annotations: Mapping[str, str], reference: Reference) -> Place | None:
+    """Read rank and size.
+
+    Raises
+    ------
+    ClaimError
+        An annotation is no such number, or no such name: it would become a variable of containers.
+    """
+    gang, rank, size = (annotations.get(key) for key in (names.GANG, names.PLANNED_RANK, names.PLANNED_SIZE))
+    if gang is None or rank is None or size is None:
+        return None
+    if not _NAME.fullmatch(gang) or not _NUMBER.fullmatch(rank) or not _NUMBER.fullmatch(size):
+        raise ClaimError(
+            f"{reference}: metadata.annotations: {names.GANG}, {names.PLANNED_RANK} and {names.PLANNED_SIZE} are"
+            f" {gang[:64]!r}, {rank[:16]!r} and {size[:16]!r}; Muster writes a name and two numbers, delete the pod"
+        )
+    return Place(gang, int(rank), int(size))
 
 
 def _result(row: Mapping[str, Any]) -> Result:

@@ -48,7 +48,8 @@ class Source:
         of_device = {held.key: self._device(held) for held in entry.devices}
         of_request = {name: self._request(entry, name, mounts) for name in entry.requests}
         has_gpus = any(held.gpu_uuid for held in entry.devices)
-        return Contents(of_device, of_request, self.files.common(self.driver_version) if has_gpus else edits.Edits())
+        common = self.files.common(self.driver_version) if has_gpus else edits.Edits()
+        return Contents(of_device, of_request, edits.Edits(_place(entry)) + common)
 
     def _device(self, held: prepared.Device) -> edits.Edits:
         env: tuple[str, ...] = (f"MUSTER_DEVICE_{variable(held.name)}={identity(held)}",)
@@ -86,6 +87,12 @@ class Source:
         if entry.mps is not None and served:
             found += self.daemons.edits(entry.mps, served[0].milli)
         return found
+
+
+def _place(entry: prepared.Claim) -> tuple[str, ...]:
+    """Return the variables by which programs know their place in the gang."""
+    at = entry.place
+    return () if at is None else (f"MUSTER_GANG={at.gang}", f"MUSTER_RANK={at.rank}", f"MUSTER_GANG_SIZE={at.size}")
 
 
 def variable(name: str) -> str:

@@ -101,6 +101,7 @@ def decide(
         tuple(devices),
         _mps(wanted, devices, settings),
         alone and _ordered(devices, settings),
+        place=wanted.place,
     )
     refuse_conflicts(entry, checkpoint)
     return entry

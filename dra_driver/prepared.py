@@ -143,6 +143,8 @@ class Claim:
         CUDA is to see the GPUs in this order.
     metadata_generation : int
         Grows with every rewrite of the device metadata files.
+    place : Place or None
+        Of the claim's pod in its gang.
     rebuilt : bool
         Found after the loss of the checkpoint; the kubelet may not know that it is prepared.
     """
@@ -158,6 +160,7 @@ class Claim:
     ordered: bool = True
     metadata_generation: int = 1
     rebuilt: bool = False
+    place: claim.Place | None = None
 
     @property
     def reference(self) -> claim.Reference:

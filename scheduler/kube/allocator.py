@@ -6,6 +6,7 @@ kube-scheduler has nothing left to write to it.
 """
 
 import datetime
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -31,15 +32,20 @@ class Allocator:
     pen: pens.Pen
     device_class: Callable[[str], Item | None]
 
-    async def allocate_all(self, namespace: str, planned: Iterable[plan.PlannedPod]) -> None:
-        """Give all claims of some pods their devices; nothing is done to those that have them.
+    async def allocate_all(self, whole: plan.Plan, planned: Iterable[plan.PlannedPod]) -> None:
+        """Give all claims of some pods of a plan their devices; nothing is done to those that have them.
 
         Raises
         ------
         ApiError, Refused, Fenced, LookupError
             The first, when all have ended.
         """
-        await self.pen.all(self._allocate(namespace, pod, one) for pod in planned for one in pod.claims)
+        uses = Counter(claim.uid for pod in whole.pods for claim in pod.claims)
+        await self.pen.all(
+            self._allocate(whole.identity.namespace, pod, one, _place(whole, pod) if uses[one.uid] == 1 else {})
+            for pod in planned
+            for one in pod.claims
+        )
 
     async def allocate_lone(self, namespace: str, pod: plan.PlannedPod, seen: claims.Claim) -> None:
         """Give the claim of a lone pod its devices; our stamp on the claim stands in for a record.
@@ -64,9 +70,13 @@ class Allocator:
             change = {"metadata": metadata | {"annotations": {pens.TERM: str(self.pen.epoch)}}}
         raise pens.Refused(f"claim {namespace}/{one.name} changed under every try")
 
-    async def _allocate(self, namespace: str, pod: plan.PlannedPod, one: plan.PlannedClaim) -> None:
+    async def _allocate(
+        self, namespace: str, pod: plan.PlannedPod, one: plan.PlannedClaim, notes: dict[str, str]
+    ) -> None:
         path = _path(namespace, one)
-        change = {"metadata": {"uid": one.uid, "finalizers": [names.CLAIM_FINALIZER]}}
+        change: Item = {"metadata": {"uid": one.uid, "finalizers": [names.CLAIM_FINALIZER]}}
+        if notes:
+            change["metadata"]["annotations"] = notes
         for _ in range(pens.TRIES):
             try:
                 if await self._settled(path, await self._protect(path, one, change), pod, one):
@@ -156,6 +166,15 @@ class Allocator:
         if names.CLAIM_FINALIZER in finalizers:
             item["metadata"]["finalizers"] = [one for one in finalizers if one != names.CLAIM_FINALIZER]
             await self.pen.replace(path, item)
+
+
+def _place(whole: plan.Plan, pod: plan.PlannedPod) -> dict[str, str]:
+    """Return what the driver tells containers of their pod's place; of a claim that pods share it can't be told."""
+    return {
+        names.GANG: whole.identity.name,
+        names.PLANNED_RANK: str(pod.rank),
+        names.PLANNED_SIZE: str(len(whole.pods)),
+    }
 
 
 def _path(namespace: str, one: plan.PlannedClaim) -> str:

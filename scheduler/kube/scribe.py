@@ -135,7 +135,7 @@ class Scribe:
         """
         pending = list(pending)
         try:
-            await self.claims.allocate_all(whole.identity.namespace, pending)
+            await self.claims.allocate_all(whole, pending)
         except pens.Fenced as error:
             raise StartFailed(str(error), whole) from error
         except FAILED as error:
@@ -191,7 +191,7 @@ class Scribe:
     async def _allocating(self, item: Item, new: plan.Plan, fresh: Iterable[plan.PlannedPod]) -> Item:
         """Allocate, and say so at the same time; both have ended when this ends, whatever became of them."""
         telling = self.records.tell(item, gang_record.Phase.ALLOCATING, "", "")
-        allocating = self.claims.allocate_all(new.identity.namespace, fresh)
+        allocating = self.claims.allocate_all(new, fresh)
         done, told = await asyncio.gather(allocating, telling, return_exceptions=True)
         for result in (done, told):
             if isinstance(result, BaseException):

@@ -36,6 +36,7 @@ TRACEPARENT = "muster.dev/traceparent"
 
 PLANNED_RANK = "muster.dev/planned-rank"
 PLANNED_DEVICES = "muster.dev/planned-devices"
+PLANNED_SIZE = "muster.dev/planned-size"
 """Annotations of placed pods: rank in the gang; device names in the order in which the container sees them."""
 
 OWNED = "muster.dev/owned"

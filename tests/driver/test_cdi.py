@@ -59,6 +59,24 @@ async def test_a_mig_device_has_its_capabilities(make_node):
     assert any(text.startswith("CUDA_VISIBLE_DEVICES=MIG-") for text in devices["_gpus"]["env"])
 
 
+async def test_containers_know_their_place_in_the_gang(make_node):
+    told = {"muster.dev/gang": "gang-train", "muster.dev/planned-rank": "3", "muster.dev/planned-size": "8"}
+    _, spec = await spec_of(make_node(), "gpu-0", annotations=told)
+    assert spec["containerEdits"]["env"][:3] == ["MUSTER_GANG=gang-train", "MUSTER_RANK=3", "MUSTER_GANG_SIZE=8"]
+    _, spec = await spec_of(make_node(), "gpu-0", annotations={"muster.dev/planned-rank": "3"})
+    assert not any("MUSTER_RANK" in one for one in spec["containerEdits"]["env"]), "of a lone pod nothing is told"
+
+
+@pytest.mark.parametrize(("key", "value"), [("gang", "a b"), ("planned-rank", "-1"), ("planned-size", "9" * 7)])
+async def test_a_place_that_is_none_is_refused(make_node, key, value):
+    told = {"muster.dev/gang": "g", "muster.dev/planned-rank": "0", "muster.dev/planned-size": "1"}
+    node = make_node()
+    async with node.driver(), node.kubelet() as calls:
+        wanted = node.claims.add(objects.claim(1, "gpu-0", annotations=told | {f"muster.dev/{key}": value}))
+        error = (await calls.prepare(wanted))[wanted.uid].error
+        assert "metadata.annotations" in error and repr(value) in error and "delete the pod" in error
+
+
 async def test_two_requests_bring_no_order_and_each_its_metadata(make_node):
     node = make_node()
     rows = [objects.result("gpu-0", "prefill/big"), objects.result("gpu-1", "decode")]

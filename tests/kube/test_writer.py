@@ -27,6 +27,8 @@ async def test_a_plan_is_written_in_the_fewest_requests(site: writing.Site) -> N
     records = [method for method, path in site.api.asked if names.PLURAL in path]
     assert (len(claims), len(pods), records) == (6, 6, ["POST", "PATCH", "PATCH"])
     assert site.api.asked[0][0] == "POST", "the record comes before anything else"
+    notes = (await site.home.api.get(next(path for path in claims)))["metadata"]["annotations"]
+    assert (notes[names.GANG], notes[names.PLANNED_SIZE]) == ("gang-train", "3") and notes[names.PLANNED_RANK] in "012"
     record = await site.record()
     assert gang_record.read_plan(record) == site.plan
     assert {one["type"]: one["status"] for one in record["status"]["conditions"]} == {

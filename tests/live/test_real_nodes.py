@@ -82,6 +82,8 @@ async def test_a_ring_sees_its_devices_and_passes_its_token_in_rank_order(
         env = json.loads(told[0])["env"]
         assert env["MUSTER_DEVICES_GPUS"].split(",") == wanted, f"{one['name']} sees other devices, or in another order"
         assert env["RING_RANK"] == str(one["rank"])
+        at = {name: env[f"MUSTER_{name}"] for name in ("GANG", "RANK", "GANG_SIZE")}
+        assert at == {"GANG": "gang-ring", "RANK": str(one["rank"]), "GANG_SIZE": str(SIZE)}, "through the driver"
         if one["rank"] == 0:
             token = json.loads(told[1])["ring"]
     order = [f"{one['rank']}:{one['name']}" for one in sorted(planned, key=lambda one: one["rank"])]
