@@ -107,7 +107,7 @@ def test_without_taints_a_bad_gpu_is_left_out_and_who_has_it_stays(
     for gpu in (index, spare.index):
         machine.change(hgx.state, gpu, recovery=1)
         machine.xid(hgx.state, gpu, 79)
-    live.wait("both are left out", lambda: not {name, spare.name} & set(hgx.devices()), 10)
+    live.wait("both are left out", lambda: not {name, spare.name} & set(hgx.devices()), 30)
     assert len([one for one in hgx.devices() if one.startswith("gpu-")]) == len(hgx.machine.gpus) - 2
     wanted = live.request(WHOLE, f"{GPU} && device.attributes['{live.DRIVER}'].index == {spare.index}")
     live.create(space, live.claim("asks", wanted), objects.pod("asks", ["run"], claims=["asks"]))

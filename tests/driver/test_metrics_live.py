@@ -130,8 +130,10 @@ def test_probes_tell_a_driver_that_is_well(driver: Metered) -> None:
         return metrics.value(driver.text(), "hw_status", hw_id=gone, hw_state="failed") == 1
 
     live.wait("failed", failed, 10)
-    live.wait("discovery leaves it out", lambda: "gpu-0" not in driver.devices(), 15)
+    live.wait("its slice says so", lambda: f"{live.DRIVER}/gpu-lost" in live.taints(driver, "gpu-0"), 15)
     assert failed(), "what is lost is still told"
     assert not metrics.samples(driver.text(), "DCGM_FI_DEV_GPU_TEMP", UUID=gone)
     machine.change(driver.state, 0, lost=0)
-    live.wait("it is back", lambda: not failed() and "gpu-0" in driver.devices(), 15)
+    live.wait(
+        "it is back", lambda: not failed() and "gpu-0" in driver.devices() and not live.taints(driver, "gpu-0"), 15
+    )

@@ -155,7 +155,7 @@ async def test_a_plan_is_written_and_another_taken_back(
     one = await gang_of(api, space.name, count)
     gang = workload.Workload(one.identity, pods.Owner(), None)
     writer = scribe.Scribe(api, 1, live.device_class)
-    await writer.take_back(one, one.pods)
+    await writer.claims.take_back(one.identity.namespace, one.pods)
     refused = dataclasses.replace(one, pods=(*one.pods[:-1], dataclasses.replace(one.pods[-1], claims=(gone(),))))
     with pytest.raises(scribe.StartFailed, match="not found"):
         await writer.start(gang, refused, None)
@@ -173,7 +173,7 @@ async def test_a_plan_is_written_and_another_taken_back(
     assert {pods.read(item).pinned for item in found} == {f"n-{i}" for i in range(count)}
     with pytest.raises(scribe.StartFailed, match="field is immutable"):
         await writer.start(gang, dataclasses.replace(one, pods=(stranger(one.pods[0]),)), None)
-    await writer.take_back(one, one.pods)
+    await writer.claims.take_back(one.identity.namespace, one.pods)
     await api.delete(paths.of("v1", "pods", space.name), grace_s=0)
 
 

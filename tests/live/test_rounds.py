@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,8 @@ import pytest
 from tests.live import team as teams
 from tests.live import test_waiting, witness, work
 
-ROUNDS = 200
+ROUNDS = int(os.environ.get("MUSTER_ROUNDS", "60"))
+"""Of two gangs each; `make test-live` takes 200."""
 ROUND_S = 30.0
 MACHINES = 4
 
