@@ -54,6 +54,9 @@ test-fast: $(STAMP) ## the quick tests
 cluster: $(STAMP) ## a real Kubernetes cluster on this machine, left running; UP="--nodes 0 --fleet fleet_500" changes it
 	$(BIN)/python -m tests.testbed up $(UP)
 
+cluster-demo: $(STAMP) ## the demo on a real cluster: kubelets, containers, JobSet; needs root
+	$(BIN)/python -m tests.demo.cluster
+
 cluster-down: $(STAMP) ## end it
 	$(BIN)/python -m tests.testbed down --all
 

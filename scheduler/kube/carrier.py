@@ -256,10 +256,12 @@ class Carrier:
         self.answer(gang.reserver, kueue_answer.Start(gang.workload.identity.name, decision, words.planned(gang)))
 
     def released(self, gang: followed.Followed) -> None:
-        """All pods of the gang were let go."""
+        """All pods of the gang were let go; of a gang that only became smaller nothing is told."""
         gang.said = ""
         self.observer.written(gang)
-        self._tell(gang, event.Reason.GANG_PLANNED, words.planned(gang))
+        before, gang.told = gang.told, frozenset(pod.uid for pod in gang.plan.pods) if gang.plan else frozenset()
+        if not gang.told <= before:
+            self._tell(gang, event.Reason.GANG_PLANNED, words.planned(gang))
         if gang.complete_at is not None:
             self.bound_s.append(time.time() - gang.complete_at)
 

@@ -44,6 +44,8 @@ class Followed:
         Whether it is rejected for what contradicts itself or does not exist: it is looked at again when that is mended.
     lacks : bool
         Whether it waits for a pod or a claim that it had.
+    told : frozenset of str
+        UIDs of the pods of which people were told that they were let go.
     recorded : bool
         Whether it was given a GangPlacement.
     """
@@ -61,6 +63,7 @@ class Followed:
     lone: bool = False
     invalid: bool = False
     lacks: bool = False
+    told: frozenset[str] = frozenset()
     recorded: bool = False
     complete_at: float | None = None
     task: asyncio.Task[None] | None = None

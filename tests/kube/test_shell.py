@@ -232,3 +232,19 @@ async def test_a_pod_that_tolerates_our_taint_is_left_to_kube_scheduler(home: li
     await home.create(live.pod("ours", claim="tolerant"))
     await home.bound("ours")
     assert set(await home.claims()) == {"ours"}
+
+
+async def test_a_gang_whose_pods_end_one_by_one_is_told_of_once(home: live.Cluster) -> None:
+    await home.start()
+    await home.create(*(live.pod(f"w-{i}", "train", 3, "four") for i in range(3)))
+    await home.bound("w-0", "w-1", "w-2")
+    for number in range(2):
+        path = f"/api/v1/namespaces/default/pods/w-{number}/status"
+        await home.api.patch(path, {"status": {"phase": "Succeeded"}})
+        left = 24 + 4 * number
+        await home.until(lambda left=left: _true(gpus(home) == left))
+    assert home.scheduler and home.scheduler.shell
+    await home.scheduler.shell.carrier.recorder.flush(10)
+    found, _ = await home.api.list("/apis/events.k8s.io/v1/namespaces/default/events")
+    notes = {one["note"] for one in found if one["reason"] == "GangPlanned"}
+    assert len(notes) == 1 and "3 pods" in notes.pop()
