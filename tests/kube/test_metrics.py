@@ -11,8 +11,10 @@ from scheduler import app
 from scheduler.apiserver import client, errors
 from scheduler.kube import pens, world
 from scheduler.metrics import requests
+from scheduler.web import server
 from tests.kube import live
 from tests.testbed import embedded, ports
+from tests.web import given
 
 
 @pytest.fixture
@@ -179,6 +181,16 @@ async def test_the_server_tells_all_of_them(home: live.Cluster) -> None:
     assert 'muster_gpus{model="H100-SXM5-80GB",state="free"} 32.0' in text
     assert "muster_leader 1.0" in text
     assert "_created" not in text
+
+
+async def test_answers_of_filter_are_counted_by_how_many_nodes_are_left() -> None:
+    face = server.Face(lambda: None)
+    deciding = given.decided(3)
+    for names, gpus in ((["n-0", "n-1"], 1), (["n-0", "elsewhere"], 1), (["n-0"], 99), (["n-2"], 99)):
+        face._filter(deciding, given.body(names, gpus))
+    count = face.metrics.registry.get_sample_value
+    told = {word: count("muster_extender_verdicts_total", {"verdict": word}) for word in server.VERDICTS}
+    assert told == {"all": 1, "some": 1, "none": 2}
 
 
 def fetch(url: str) -> str:

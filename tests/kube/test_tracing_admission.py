@@ -100,6 +100,18 @@ async def test_admissions_are_below_the_root_that_the_leader_writes(
     assert placement is not None and placement["metadata"]["annotations"][names.TRACEPARENT] == found.header()
 
 
+async def test_the_webhook_keeps_the_submitters_trace_and_replaces_nonsense(
+    home: live.Cluster, memory: in_memory_span_exporter.InMemorySpanExporter
+) -> None:
+    port = await serving(home, otlp_endpoint="http://127.0.0.1:1")
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    kept = await admit(port, live.pod("w-0", "g", 2, gated=False, traceparent=given))
+    assert kept["metadata"]["annotations"][names.TRACEPARENT] == given
+    mended = await admit(port, live.pod("x-0", "h", 2, gated=False, traceparent="nonsense"))
+    notes = mended["metadata"]["annotations"]
+    assert notes[names.TRACEPARENT] == context.of(notes[names.DECISION]).header()
+
+
 async def test_the_webhook_counts_what_becomes_of_pods(home: live.Cluster) -> None:
     port = await serving(home)
     pod = await admit(port, live.pod("w-0", "g", 2, gated=False))
