@@ -13,6 +13,9 @@ NOTE = (
     "from GangPlacements and Events: what waits without one, and who would have to make room, only the scheduler knows"
 )
 
+KINDS = ("jobset-", "job-", "lws-", "podgroup-", "sigs-podgroup-", "kueue-podgroup-", "gang-", "pod-")
+"""What names of GangPlacements begin with."""
+
 EVENTS = 50
 """Events of a gang that are told, the newest."""
 
@@ -37,7 +40,9 @@ async def gang(api: client.Client, namespace: str, name: str) -> reach.Answer:
         There is none, or there are several.
     """
     items, _ = await api.list(paths.of(names.API_VERSION, names.PLURAL, namespace))
-    found = [one for one in items if one["metadata"]["name"] == name] or [one for one in items if _owner(one) == name]
+    found = [one for one in items if one["metadata"]["name"] == name] or [
+        one for one in items if name in (_owner(one), *_called(one["metadata"]["name"]))
+    ]
     if not found:
         raise reach.Refused(f"gang {namespace}/{name}: there is no GangPlacement of it, or of an owner called so", True)
     if len(found) > 1:
@@ -164,6 +169,11 @@ def _member(one: Item) -> reach.Answer:
 def _owner(item: Item) -> str:
     owners = item["metadata"].get("ownerReferences") or ()
     return str(owners[0]["name"]) if owners else ""
+
+
+def _called(name: str) -> list[str]:
+    """Return what a gang's owner may be called, by the gang's own name: without the kind before it."""
+    return [name.removeprefix(kind) for kind in KINDS if name.startswith(kind)]
 
 
 def _subjects(item: Item) -> list[str]:

@@ -158,6 +158,7 @@ async def test_without_a_scheduler_gangs_are_told_from_records_and_events(home: 
     assert len(told["gang-first"].members[0].devices) == 8 and told["gang-first"].history
     assert told["gang-second"].refusal.reason == "InsufficientGPUs"
     assert told["first-1"].member.node == nodes["first-1"] and "lacks 8 GPUs" in told["second-1"].text
+    assert "gang-second" in (await plugin.call("explain", "gang", "second", *nowhere)).out
     assert (await plugin.call("explain", "gang", "third", *nowhere)).code == 4
     assert (await plugin.call("explain", "pod", "third", *nowhere)).code == 4
     said = await plugin.call("top", *nowhere)
