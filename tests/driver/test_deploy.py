@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dra_driver import config
+from dra_driver import claim, config, opaque
 from scheduler.apiserver import client, errors, paths
+from scheduler.kube import catalog
+from tests.driver import host
+from tests.kube import fleets
 from tests.testbed import cluster as clusters
 from tests.testbed import kubeconfig, objects
 
@@ -65,6 +68,35 @@ def test_an_upgrade_never_leaves_a_node_without_a_driver() -> None:
     assert rolling == {"maxSurge": 1, "maxUnavailable": 0}
     refs = {one["name"]: one["valueFrom"]["fieldRef"]["fieldPath"] for one in container()["env"]}
     assert refs == {"NODE_NAME": "spec.nodeName", "POD_UID": "metadata.uid"}
+
+
+EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_asks_for_devices_that_a_machine_publishes(path: Path) -> None:
+    """Classes, selectors and configuration of each example, by the code of the driver and of the scheduler."""
+    template, pod = yaml.safe_load_all(path.read_text())
+    devices = template["spec"]["spec"]["devices"]
+    classes = {one["metadata"]["name"]: one for one in manifests() if one["kind"] == "DeviceClass"}
+    for request in devices["requests"]:
+        exact = request["exactly"]
+        chosen = [*classes[exact["deviceClassName"]]["spec"]["selectors"], *exact.get("selectors", [])]
+        wanted = catalog.Wanted(tuple(one["cel"]["expression"] for one in chosen), ())
+        assert fleets.told(host.machine("dgx-a100", mig_gpus=(0,))).catalog().match(wanted).most > 0, request["name"]
+    for given in devices.get("config", ()):
+        told = given["opaque"]
+        opaque.decode(claim.Opaque("config", "FromClaim", tuple(given["requests"]), told["parameters"]))
+    assert [one["resourceClaimTemplateName"] for one in pod["spec"]["resourceClaims"]] == [template["metadata"]["name"]]
+
+
+async def test_manifests_and_examples_are_accepted_as_they_are(cluster: clusters.Cluster) -> None:
+    texts = [(DEPLOY / file).read_text() for file in FILES] + [path.read_text() for path in EXAMPLES]
+    space = f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SPACE}}}\n"
+    await asyncio.to_thread(cluster.kubectl, "apply", "-f", "-", stdin=space)
+    asked = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", "-o", "name")
+    said = await asyncio.to_thread(cluster.kubectl, *asked, stdin="\n---\n".join(texts))
+    assert len(said.split()) == sum(len(list(yaml.safe_load_all(text))) for text in texts)
 
 
 async def install(api: client.Client) -> None:
