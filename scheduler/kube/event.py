@@ -39,19 +39,10 @@ class Reason(enum.Enum):
     GANG_INCOMPLETE = ("GangIncomplete", "Warning", "Following")
     GANG_REJECTED = ("GangRejected", "Warning", "Planning")
     GANG_INVALID = ("GangInvalid", "Warning", "Reading")
-    GANG_RELEASED = ("GangReleased", "Normal", "Releasing")
     GANG_ROLLED_BACK = ("GangRolledBack", "Warning", "Writing")
     GANG_EVICTED = ("GangEvicted", "Warning", "Preempting")
-    GANG_GROWN = ("GangGrown", "Normal", "Planning")
-    GANG_ADOPTED = ("GangAdopted", "Normal", "Adopting")
-    GANG_EXPIRED = ("GangExpired", "Warning", "Releasing")
-    MEMBER_REPLACED = ("MemberReplaced", "Normal", "Planning")
-    NODE_LOST = ("NodeLost", "Warning", "Following")
-    DEVICE_LOST = ("DeviceLost", "Warning", "Following")
     DEVICE_CONFLICT = ("DeviceConflict", "Warning", "Verifying")
     DEVICE_NOT_OWNED = ("DeviceNotOwned", "Warning", "Verifying")
-    CLAIM_ADOPTED = ("ClaimAdopted", "Normal", "Adopting")
-    NOT_OURS = ("NotOurs", "Normal", "Releasing")
 
     def __init__(self, word: str, severity: str, action: str) -> None:
         self.word, self.severity, self.action = word, severity, action

@@ -20,7 +20,6 @@ from scheduler.kube import fleet, names, sighting, workload, world
 from scheduler.kube import followed as following
 from scheduler.kube import occupants as occupying
 from scheduler.kube import offers as offering
-from scheduler.kube import pod as pods
 from scheduler.kube import verifier as verifiers
 from scheduler.kube.gangs import identity as identities
 from scheduler.model import gang as gangs
@@ -546,7 +545,3 @@ class Shell:
     def why(self, key: str) -> reasons.Rejection | None:
         """Return why a gang waits, as of now."""
         return self.machine.why(key)
-
-    def node_of(self, pod: pods.Pod) -> str:
-        """Return where the plan puts a pod, "" without one."""
-        return self.carrier.members_node.get(pod.uid, "")

@@ -77,7 +77,7 @@ def test_notes_and_names_keep_to_the_limits_of_the_api() -> None:
 
 
 def test_events_of_cluster_objects_are_in_the_default_namespace() -> None:
-    told = event.Ledger().tell(event.Subject("v1", "Node", "", "n-0", "u"), event.Reason.NODE_LOST, "gone", 0)
+    told = event.Ledger().tell(event.Subject("v1", "Node", "", "n-0", "u"), event.Reason.DEVICE_NOT_OWNED, "gone", 0)
     assert told and told.body("i")["metadata"]["namespace"] == "default"
     assert "namespace" not in told.body("i")["regarding"]
 
