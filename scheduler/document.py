@@ -108,8 +108,11 @@ def read(path: Path, error: type[bad_input.BadInput]) -> Document:
 
 def parse(file: str, text: str, error: type[bad_input.BadInput]) -> Document:
     """Parse one document."""
-    loader = yaml.CSafeLoader(text) if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader(text)
+    kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = kind(text)
     try:
+        if line := _too_deep(text, kind):
+            raise error(f"nested more than {MAX_DEPTH} levels deep", file=file, line=line)
         top = loader.get_single_node()
         if top is None:
             raise error("the document is empty", file=file)
@@ -125,6 +128,19 @@ def parse(file: str, text: str, error: type[bad_input.BadInput]) -> Document:
     finally:
         loader.dispose()
     return Document(file, value, reader.lines, error)
+
+
+def _too_deep(text: str, kind: Any) -> int:
+    """Return the line in which the nesting becomes too deep, 0 where it does not.
+
+    Looked at before the document is composed: that recurses in C, and a deep enough document ends the process.
+    """
+    depth = 0
+    for event in yaml.parse(text, kind):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH + 1:
+            return event.start_mark.line + 1 if event.start_mark else 1
+    return 0
 
 
 def spell(place: Place) -> str:
