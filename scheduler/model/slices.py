@@ -11,7 +11,6 @@ capacity).
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +119,6 @@ def encode(
     parts += _chunks(_tainted(entries, taints or {}, form), form)
     for entry in (entry for part in parts for entry in part.get("devices", ())):
         _check(machine.name, entry)
-    _check_pool(machine.name, parts)
     return [_slice(machine, driver, generation, parts or [{}], i) for i in range(max(1, len(parts)))]
 
 
@@ -242,22 +240,6 @@ def _slice(machine: node.NodeTopology, driver: str, generation: int, parts: list
         },
         "spec": {"driver": driver, "nodeName": machine.name, "pool": pool, **parts[number]},
     }
-
-
-def _check_pool(name: str, parts: Sequence[Part]) -> None:
-    """Refuse what the API takes slice by slice and consumers of the whole pool reject."""
-    entries = [entry for part in parts for entry in part.get("devices", ())]
-    sets = [one["name"] for part in parts for one in part.get("sharedCounters", ())]
-    for what, found in (("devices", [entry["name"] for entry in entries]), ("counter sets", sets)):
-        twice = sorted(one for one, count in Counter(found).items() if count > 1)
-        if twice:
-            raise published.SliceError(f"pool {name}: two {what} are called {twice[0]}")
-    for entry in entries:
-        for used in entry.get("consumesCounters", ()):
-            if used["counterSet"] not in sets:
-                raise published.SliceError(
-                    f"pool {name}: device {entry['name']}: consumesCounters: there is no counter set {used['counterSet']}"
-                )
 
 
 def _check(name: str, entry: dict[str, Any]) -> None:

@@ -367,13 +367,3 @@ def test_the_older_api_with_its_extra_level_is_read() -> None:
     for entry in objects[0]["spec"]["devices"]:
         entry["basic"] = {"attributes": entry.pop("attributes"), "capacity": entry.pop("capacity", {})}
     assert slices.decode(objects) == devices_only(machines.build("a100-pcie-pairs", "n"))
-
-
-def test_two_devices_of_one_name_are_refused_for_the_whole_pool() -> None:
-    """The API server takes them where they are in different slices; nobody could allocate from the pool then."""
-    machine = machines.build("dgx-a100", "node-a")
-    twins = tuple(replace(gpu, device_name="gpu-x" if gpu.index in (0, 7) else "") for gpu in machine.gpus)
-    with pytest.raises(published.SliceError, match="pool node-a: two devices are called gpu-x"):
-        slices.encode(replace(machine, gpus=twins))
-    with pytest.raises(published.SliceError, match="pool node-a: two (devices|counter sets) are called"):
-        slices.encode(cut(replace(machine, gpus=twins)))
