@@ -12,7 +12,7 @@ import pytest
 from tests.live import team as teams
 from tests.live import test_waiting, witness, work
 
-ROUNDS = int(os.environ.get("MUSTER_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("MUSTER_ROUNDS", "30"))
 """Of two gangs each; `make test-live` takes 200."""
 ROUND_S = 30.0
 MACHINES = 4
