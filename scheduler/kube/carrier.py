@@ -4,7 +4,6 @@ Nothing here decides. Each method returns at once; what became of a write is fet
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +75,6 @@ class Carrier:
     observer: observers.Observer = field(default_factory=observers.Observer)
     members: dict[str, str] = field(default_factory=dict)
     members_node: dict[str, str] = field(default_factory=dict)
-    bound_s: list[float] = field(default_factory=list)
     _where: dict[str, str] = field(default_factory=dict)
     _done: list[Done] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -262,8 +260,6 @@ class Carrier:
         before, gang.told = gang.told, frozenset(pod.uid for pod in gang.plan.pods) if gang.plan else frozenset()
         if not gang.told <= before:
             self._tell(gang, event.Reason.GANG_PLANNED, words.planned(gang))
-        if gang.complete_at is not None:
-            self.bound_s.append(time.time() - gang.complete_at)
 
     def adopted(self, gang: followed.Followed) -> None:
         """The gang was found running."""
