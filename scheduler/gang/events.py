@@ -151,7 +151,7 @@ class DeviceRepaired:
 
 @dataclass(frozen=True, slots=True)
 class TopologyChanged:
-    """The fleet itself changed. Gangs keep their devices by node name; gangs on nodes that are gone are evicted."""
+    """The fleet itself changed. Gangs keep their devices by node name; what is gone is replaced, or the gang evicted."""
 
     scoring: scoring.Scoring
 

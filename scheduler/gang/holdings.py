@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from scheduler.model import gang as gangs
 from scheduler.placement import placement
-from scheduler.snapshot import topology
+from scheduler.snapshot import state, topology
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,18 +100,6 @@ class Holdings:
             if any(grant.node == node and grant.mask >> gpu & 1 for grant in one.placement.grants)
         ]
 
-    def moved(self, one: Holding, before: topology.Topology, after: topology.Topology) -> placement.Placement | None:
-        """Return a gang's placement with the rows of another topology, None when a node or a GPU of it is gone."""
-        rows = [after.row.get(before.nodes[grant.node].name) for grant in one.placement.grants]
-        if any(row is None for row in rows):
-            return None
-        grants = tuple(
-            replace(grant, node=row) for grant, row in zip(one.placement.grants, rows, strict=True) if row is not None
-        )
-        if any(grant.mask & ~int(after.all_gpus[grant.node]) for grant in grants):
-            return None
-        return replace(one.placement, grants=grants)
-
     def replace(self, one: Holding, moved: placement.Placement) -> None:
         """Put a moved placement in the place of the old one."""
         for node in one.placement.nodes:
@@ -119,3 +107,13 @@ class Holdings:
         self._by_name[one.gang.name] = replace(one, placement=moved)
         for node in moved.nodes:
             self._by_node.setdefault(node, {})[one.gang.name] = None
+
+
+def left(one: Holding, before: topology.Topology, after: topology.Topology) -> dict[int, state.Grant]:
+    """Return what a gang holds that another topology still has, by rank, with the rows of that topology."""
+    found = {}
+    for rank, grant in enumerate(one.placement.grants):
+        row = after.row.get(before.nodes[grant.node].name)
+        if row is not None and not grant.mask & ~int(after.all_gpus[row]):
+            found[rank] = replace(grant, node=row)
+    return found

@@ -131,15 +131,18 @@ class Machine:
         return next((one for one in found if one is not None), None)
 
     def _refusal(self, entry: queues.Waiting) -> reasons.Rejection | None:
-        """Return why the gang's shape is blocked; what is missing is counted again when anything has changed since."""
-        shape = entry.shape
-        if shape.refusal is not None and shape.asked != self.snapshot.version:
+        """Return why the gang's shape is blocked; what is missing is counted again when anything has changed since.
+
+        Whoever asks changes no decision: `refusal` and `blocked` of the shape stay as the last pass left them.
+        """
+        shape, version = entry.shape, self.snapshot.version
+        if shape.refusal is None or shape.asked == version:
+            return shape.refusal
+        if shape.told[0] != version:
             answer = engine.place(self.snapshot, entry.gang, self.scoring, self.tiers)
-            if isinstance(answer, placement.Placement):
-                shape.refusal = None  # it would fit by now: only its place in the queue holds it back
-            else:
-                self._block(shape, answer)
-        return shape.refusal
+            # Where it would fit by now, only its place in the queue holds it back.
+            shape.told = version, None if isinstance(answer, placement.Placement) else answer
+        return shape.told[1]
 
     def _block(self, shape: queues.Shape, refused: reasons.Rejection) -> None:
         """Remember why gangs of a shape do not fit."""
@@ -435,16 +438,30 @@ class Machine:
         self._failed_gpus = {(n, g) for n, g in self._failed_gpus if n in rows and g < compiled.topology.gpus[rows[n]]}
         self._down = {node: why for node, why in self._down.items() if node in rows}
         self._take_down(self.snapshot, nodes=False)
+        broken = []
         for one in list(self.held):
-            moved = self.held.moved(one, before, compiled.topology)
-            if moved is None or refill.hold_all(self.snapshot, moved.grants):
-                self._evict(one, effects.Eviction.NODE_REMOVED, now, release=False)
+            left = holdings.left(one, before, compiled.topology)
+            kept = {} if refill.hold_all(self.snapshot, tuple(left.values())) else left
+            if len(kept) == len(one.placement.grants):
+                self.held.replace(one, replace(one.placement, grants=tuple(kept.values())))
             else:
-                self.held.replace(one, moved)
+                broken.append((one, kept))
         self._take_down(self.snapshot)
         self.foreign.move(self.snapshot)
+        for one, kept in broken:  # once everybody else has what he holds
+            self._mend(one, kept, now)
         self._drop_impossible()
         return True
+
+    def _mend(self, one: holdings.Holding, kept: dict[int, state.Grant], now: float) -> None:
+        """Give a gang that runs other devices for those that are gone, beside what is left; else all of it leaves."""
+        runs = kept and one.expires == math.inf
+        found = refill.fill(self.snapshot, one.gang, kept, self.scoring, self.tiers) if runs else None
+        if isinstance(found, placement.Placement):
+            self._exchange(one, one.gang, found, kept, now)
+        else:
+            self._give_back(tuple(kept.values()))
+            self._evict(one, effects.Eviction.NODE_REMOVED, now, release=False)
 
     def _take_down(self, snapshot: state.Snapshot, nodes: bool = True) -> None:
         """Apply failed GPUs and, unless told otherwise, nodes that are down."""

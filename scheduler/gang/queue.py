@@ -58,6 +58,8 @@ class Shape:
         What the engine said last, None before it was asked.
     asked : int
         Version of the snapshot that `refusal` speaks of.
+    told : tuple of (int, Rejection or None)
+        What is told of a later version of the snapshot; decides nothing.
     blocked : bool
         Not to be asked again before room appears that could matter.
     whole_gpus : int
@@ -70,6 +72,7 @@ class Shape:
     count: int = 0
     refusal: reasons.Rejection | None = None
     asked: int = 0
+    told: tuple[int, reasons.Rejection | None] = (-1, None)
     blocked: bool = False
 
     def head(self) -> Waiting | None:
@@ -131,7 +134,7 @@ class Queue:
     def forget(self) -> None:
         """Ask all shapes again: nothing that was said of them holds any more."""
         for shape in self.shapes.values():
-            shape.blocked, shape.refusal = False, None
+            shape.blocked, shape.refusal, shape.told = False, None, (-1, None)
 
     def regroup(self, by_tenant: bool) -> None:
         """Tell tenants apart from now on, or no more."""

@@ -4,7 +4,7 @@ Nothing here decides. Each method returns at once; what became of a write is fet
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,6 +140,14 @@ class Carrier:
         members = [member.pod for member in gang.workload.members if not member.pod.gone]
         self._tell(gang, event.Reason.GANG_EVICTED, words.evicted(gang, reason))
         self._keep(asyncio.create_task(self.evictor.evict(members, reason.value), name=f"evict {gang.key}"))
+
+    def replace(self, gang: followed.Followed, lost: Sequence[pods.Pod]) -> None:
+        """Have some pods of a gang deleted whose nodes are gone; the others run on."""
+        nodes = ", ".join(sorted({pod.node or "a node that is gone" for pod in lost}))
+        text = f"{len(lost)} of {len(gang.workload.members)} pods are deleted: {nodes} left the cluster; {words.planned(gang)}"
+        self._tell(gang, event.Reason.PODS_REPLACED, text)
+        reason = effects.Eviction.NODE_REMOVED.value
+        self._keep(asyncio.create_task(self.evictor.evict(lost, reason), name=f"replace pods of {gang.key}"))
 
     def let_go(self, pod: pods.Pod) -> None:
         """Take our gate off a pod that has nothing of ours."""

@@ -41,6 +41,7 @@ class Reason(enum.Enum):
     GANG_INVALID = ("GangInvalid", "Warning", "Reading")
     GANG_ROLLED_BACK = ("GangRolledBack", "Warning", "Writing")
     GANG_EVICTED = ("GangEvicted", "Warning", "Preempting")
+    PODS_REPLACED = ("PodsReplaced", "Warning", "Following")
     DEVICE_CONFLICT = ("DeviceConflict", "Warning", "Verifying")
     DEVICE_NOT_OWNED = ("DeviceNotOwned", "Warning", "Verifying")
 

@@ -66,7 +66,8 @@ class Compiled:
     rejected : dict of node to reason
         Nodes that are left out of the fleet.
     closed : dict of node to reason
-        Nodes of the fleet on which nothing new can start: cordoned, not ready, tainted, being deleted.
+        Nodes of the fleet on which nothing new can start: cordoned, not ready, tainted, being deleted, or with devices
+        that are not published whole at the moment.
     failed : tuple of (node, GPU)
         GPUs that a taint keeps off, ascending.
     tainted : tuple of (node, device, Taint)
@@ -111,6 +112,8 @@ class Fleet:
     _rules: dict[str, taint_rule.Rule] = field(default_factory=dict)
     _orders: dict[str, LevelOrder] = field(default_factory=dict)
     _machines: dict[str, Machine] = field(default_factory=dict)
+    _whole: dict[str, Machine] = field(default_factory=dict)
+    _gaps: dict[str, str] = field(default_factory=dict)
     _problems: dict[str, str] = field(default_factory=dict)
     _templates: dict[tuple[object, ...], model.NodeTopology] = field(default_factory=dict)
     _catalog: catalogs.Catalog | None = None
@@ -143,6 +146,7 @@ class Fleet:
         match value:
             case nodes.Node(name=name):
                 self._nodes.pop(name, None)
+                self._whole.pop(name, None)
                 self.dirty.add(name)
             case part.Part(name=name, node=owner):
                 self._parts.get(owner, {}).pop(name, None)
@@ -215,6 +219,7 @@ class Fleet:
         """Decode one node again."""
         before, after = self._machines.pop(name, None), None
         self._problems.pop(name, None)
+        self._gaps.pop(name, None)
         if name in self._nodes:
             try:
                 after = self._machines[name] = self._decoded(self._nodes[name])
@@ -226,10 +231,26 @@ class Fleet:
             self._stale |= before is not after
 
     def _decoded(self, node: nodes.Node) -> Machine:
-        """Return a node with the devices of the pool that has most GPUs."""
-        found = [self._pool(node, driver, parts) for driver, parts in self._pools(node.name).items()]
-        best = max(found, key=lambda one: len(one.topology.gpus), default=None)
-        return on_node(best or plugged(node), node, self._labels)
+        """Return a node with the devices of the pool that has most GPUs.
+
+        A pool with a gap (slices on their way, or wiped by the kubelet while the driver starts) says nothing of devices
+        that gangs run on: the node keeps those that it last published whole, and nothing new starts on it.
+        """
+        last = self._whole.get(node.name)
+        try:
+            found = [self._pool(node, driver, parts) for driver, parts in self._pools(node.name).items()]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if last is None:
+                raise
+            self._gaps[node.name] = f"its devices are not published whole: {error}"
+            return on_node(last, node, self._labels)
+        best = max(found, key=lambda one: len(one.topology.gpus), default=plugged(node))
+        if last is not None and not best.driver and not best.topology.gpus:
+            self._gaps[node.name] = "its devices are not published any more"
+            return on_node(last, node, self._labels)
+        if best.driver:
+            self._whole[node.name] = best
+        return on_node(best, node, self._labels)
 
     def _pools(self, name: str) -> dict[str, list[part.Part]]:
         """Group the slices of a node by driver, in the drivers' order."""
@@ -258,7 +279,9 @@ class Fleet:
         """Compile the tree of domains over all machines that fit into it."""
         found = {name: one.topology for name, one in sorted(self._machines.items())}
         orders = [order.labels for _, order in sorted(self._orders.items())]
-        self._places = places.places(found, self.options.paths, self.options.level_labels, orders)
+        self._places = places.places(
+            found, self.options.paths, self.options.level_labels, orders, frozenset(self._places.paths)
+        )
         kept = {name: found[name] for name in self._places.paths}
         self.generation += 1
         self._catalog = None
@@ -268,7 +291,7 @@ class Fleet:
     def _closed(self) -> dict[str, str]:
         """Return why nothing can start on some nodes."""
         reasons = {name: nodes.closed(self._nodes[name], self.options.tolerated) for name in sorted(self._machines)}
-        return {name: reason for name, reason in reasons.items() if reason}
+        return {name: reason for name, reason in (reasons | self._gaps).items() if reason}
 
     def _tainted(self) -> Iterator[tuple[str, str, part.Taint]]:
         """Yield the devices that a taint keeps off, by node."""

@@ -22,9 +22,16 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False)
 class Occupants:
-    """What was last told of each holder, so that nothing is told twice."""
+    """What was last told of each holder, so that nothing is told twice.
+
+    Attributes
+    ----------
+    pools : dict of claim UID to set of str
+        Under which names a claim was told of.
+    """
 
     told: dict[str, tuple[str, state.Grant]] = field(default_factory=dict)
+    pools: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def pod(self, pod: pods.Pod, ours: bool) -> Iterator[events.Event]:
         """Yield what changed about a pod; `ours` for a pod of a gang that the machine holds, and for one that is gone."""
@@ -36,9 +43,11 @@ class Occupants:
     def claim(self, claim: claims.Claim, ours: bool, live: fleet.Fleet) -> Iterator[events.Event]:
         """Yield what changed about a claim, pool by pool."""
         pools = {} if ours or claim.rows is None else by_pool(claim.rows)
-        prefix = f"claim/{claim.uid}/"
-        for name in [name for name in self.told if name.startswith(prefix) and name[len(prefix) :] not in pools]:
-            yield from self._gone(name)
+        prefix, had = f"claim/{claim.uid}/", self.pools.pop(claim.uid, frozenset())
+        for pool in sorted(had - pools.keys()):
+            yield from self._gone(prefix + pool)
+        if pools:
+            self.pools[claim.uid] = frozenset(pools)
         for pool, part in pools.items():
             machine = live.machine(pool)
             if machine is None:

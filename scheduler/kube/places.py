@@ -1,6 +1,6 @@
 """Where the machines stand: which labels make levels, and the domains of every node."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,7 +75,11 @@ Machines = Mapping[str, node.NodeTopology]
 
 
 def places(
-    machines: Machines, given: Paths, labels: Sequence[str] = (), orders: Iterable[Sequence[str]] = ()
+    machines: Machines,
+    given: Paths,
+    labels: Sequence[str] = (),
+    orders: Iterable[Sequence[str]] = (),
+    settled: Container[str] = frozenset(),
 ) -> Places:
     """Return where machines stand.
 
@@ -85,6 +89,8 @@ def places(
         Takes the place of all labels where it has levels.
     labels : sequence of str
         Node labels, coarsest first; empty merges `orders` and the conventions.
+    settled : container of str
+        Nodes that stand already: where two contradict each other, the newcomer is left out.
 
     Notes
     -----
@@ -102,7 +108,8 @@ def places(
         every, paths = _with_cliques(machines, every, paths)
     used = [i for i, column in enumerate(zip(*paths.values(), strict=True)) if any(column)]
     narrowed = {name: tuple(path[i] for i in used) for name, path in paths.items()}
-    rejected = dict(_misfits(machines, narrowed))
+    narrowed = _told_apart(narrowed)
+    rejected = dict(_misfits(machines, narrowed, settled))
     kept = {name: path for name, path in narrowed.items() if name not in rejected}
     return Places(levels.names([every[i] for i in used]), kept, rejected)
 
@@ -132,19 +139,40 @@ def _domains(machine: node.NodeTopology, keys: Sequence[str]) -> tuple[str, ...]
     return tuple(levels.domain(machine, labels, key) for key in keys)
 
 
-def _misfits(machines: Machines, paths: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
-    """Yield the nodes that contradict those before them, with the reason."""
+def _told_apart(paths: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Add the number of the level to a domain whose full name means a domain of a coarser level on other nodes.
+
+    A rack named like a block is no contradiction where its branch has no blocks.
+    """
+    coarsest: dict[str, int] = {}
+    for path in paths.values():
+        for step, level in _steps(path):
+            coarsest[step] = min(level, coarsest.get(step, level))
+    return {name: tuple(_distinct(path, coarsest)) for name, path in paths.items()}
+
+
+def _distinct(path: tuple[str, ...], coarsest: Mapping[str, int]) -> Iterator[str]:
+    full = {level: step for step, level in _steps(path)}
+    for level, domain in enumerate(path):
+        yield f"{domain}.{level}" if domain and coarsest[full[level]] != level else domain
+
+
+def _misfits(
+    machines: Machines, paths: Mapping[str, tuple[str, ...]], settled: Container[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the nodes that contradict those before them, settled ones first, with the reason."""
     level_of: dict[str, int] = {"cluster": -1}  # the root
     owner: dict[str, str] = {}
-    for name, path in paths.items():
+    for name, path in sorted(paths.items(), key=lambda one: one[0] not in settled):
         steps = dict(_steps(path))
+        before = (step for step in steps if step in machines and (step in settled or name not in settled))
         other = next((owner[gpu.uuid] for gpu in machines[name].gpus if owner.get(gpu.uuid, name) != name), "")
         clash = next((step for step, level in steps.items() if level_of.get(step, level) != level), "")
         if other:
             yield name, f"has a GPU with the uuid of one in node {other}"
         elif clash:
             yield name, f"domain {clash} is of another level on other nodes: label all nodes with the same levels"
-        elif taken := next((step for step in steps if step in machines), name if name in level_of else ""):
+        elif taken := next(before, name if name in level_of else ""):
             yield name, f"domain {taken} has the name of a node"
         else:
             level_of |= steps

@@ -8,7 +8,7 @@ The loop decides nothing: which gang starts where is the machine's, what a gang 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import structlog
@@ -27,6 +27,7 @@ from scheduler.model import reasons
 from scheduler.placement import placement, policy
 from scheduler.placement import target as targets
 from scheduler.record import journal as journals
+from scheduler.snapshot import topology
 
 REST_S = 0.01
 """Changes that come so close together are one turn."""
@@ -85,6 +86,7 @@ class Shell:
     _stages: dict[str, set[str]] = field(default_factory=dict)
     _later: dict[str, float] = field(default_factory=dict)
     _short: set[str] = field(default_factory=set)
+    _hidden: set[str] = field(default_factory=set)
     _wishes: list[tuple[workload.Workload, str]] = field(default_factory=list)
     _dropped: list[str] = field(default_factory=list)
     _freed: bool = False
@@ -212,8 +214,8 @@ class Shell:
         before, self.compiled = self.compiled, self.known.live.compile(self.settings.policy, self.settings.target)
         if self.compiled.scoring is not before.scoring:
             self._tell(events.TopologyChanged(self.compiled.scoring), now)
-            self._reopen(following.State.REJECTED)
-            self._recount()
+            self._reopen()
+            self._recount(_changed(before.topology, self.compiled.topology))
             self.verifier.recount()
         self._close(self.compiled.closed, before.closed, now)
         tainted = [(node, name) for node, name, _ in self.compiled.tainted]
@@ -221,10 +223,10 @@ class Shell:
             self._tell(event, now)
         self.verifier.taints()
 
-    def _recount(self) -> None:
-        """Look at all claims again: their nodes may be in the fleet only now."""
+    def _recount(self, nodes: Container[str]) -> None:
+        """Look at the claims on some nodes again: these may be in the fleet only now, or with other devices."""
         for key, claim in self.known.store["claims"].items():
-            if claim.rows is not None:
+            if any(row.pool in nodes for row in claim.rows or ()):
                 self.known.moved_claims.setdefault(key, claim)
 
     def _close(self, closed: Iterable[str], before: Iterable[str], now: float) -> None:
@@ -330,6 +332,8 @@ class Shell:
             self._complete_again(gang)
         elif self._adopt(found, now) or self.sight.left_alone(found):
             pass  # it has its devices, or gets them from kube-scheduler
+        elif hidden := self.sight.hidden(found, self.compiled):
+            self._wait_for(gang, hidden)
         elif gang.state is not following.State.REJECTED:
             gang.complete_at = gang.complete_at or time.time()
             self._tell(events.GangSubmitted(found.gang), now)
@@ -396,6 +400,7 @@ class Shell:
             del self._stages[first]
         self._later.pop(gang.key, None)
         self._short.discard(gang.key)
+        self._hidden.discard(gang.key)
         self._forget_plan(gang)
         self._strangers(now)
         self._freed = True
@@ -424,11 +429,14 @@ class Shell:
             gang.invalid, gang.state = True, following.State.REJECTED
         self.carrier.say_problem(gang, problem)
 
-    def _reopen(self, state: following.State) -> None:
-        """The fleet is another: what could never run may now."""
+    def _reopen(self) -> None:
+        """The fleet is another: what could never run may now, and what was hidden may be seen."""
+        hidden, self._hidden = self._hidden, set()
         for gang in self.followed.values():
-            if gang.state is state:
+            if gang.state is following.State.REJECTED:
                 gang.state = following.State.NEW
+                self._recall(gang)
+            elif gang.key in hidden:
                 self._recall(gang)
 
     def _adopt(self, found: workload.Workload, now: float) -> bool:
@@ -436,6 +444,8 @@ class Shell:
         now_is = found
         grants = self.sight.grants(found, self.compiled)
         if grants is None:
+            if self.sight.hidden(found, self.compiled):
+                return False
             found = self.sight.remaining(found, self.compiled) or found
             grants = self.sight.grants(found, self.compiled)
         if grants is None or found.gang is None:
@@ -457,6 +467,12 @@ class Shell:
             gang.see(now_is)
             self._later[gang.key] = now  # the pods that have nothing yet are asked for in the next turn
         return True
+
+    def _wait_for(self, gang: following.Followed, hidden: str) -> None:
+        """Leave a gang alone of which a pod runs on devices that are not published now; it is adopted when they are."""
+        if gang.key not in self._hidden:
+            log.warning("a gang is not adopted yet: devices of it are not published", gang=gang.key, node=hidden)
+        self._hidden.add(gang.key)
 
     def _vacated(self, planned: carriers.PlannedPod) -> Iterator[str]:
         """Yield the names under which a pod and its claims were counted as strangers: what they hold is the gang's now."""
@@ -483,6 +499,7 @@ class Shell:
             case effects.Start(_, found, decision, because) | effects.Refill(_, found, _, decision, because):
                 gang.placement, gang.decision, gang.because = found, decision, because
                 self._started(gang, found, now)
+                self._leave_behind(gang)
             case effects.Wait(_, rejection):
                 self._waits(gang, rejection)
             case effects.Reject(_, rejection):
@@ -507,6 +524,14 @@ class Shell:
             gang.state = following.State.RESERVED
             if gang.reserver:
                 self.carrier.reserved(gang)
+
+    def _leave_behind(self, gang: following.Followed) -> None:
+        """Have the pods deleted whose nodes are gone, so that their owner makes them anew for the devices kept for them."""
+        planned = gang.plan.pods if gang.plan else ()
+        lost = {pod.uid for pod in planned if pod.node not in self.compiled.topology.row}
+        pods = [one.pod for one in gang.workload.members if one.pod.uid in lost and not one.pod.gone]
+        if any(not pod.deleting for pod in pods):
+            self.carrier.replace(gang, [pod for pod in pods if not pod.deleting])
 
     def _write(self, gang: following.Followed, found: placement.Placement, now: float) -> None:
         """Turn a placement into a plan and have it written."""
@@ -545,3 +570,9 @@ class Shell:
     def why(self, key: str) -> reasons.Rejection | None:
         """Return why a gang waits, as of now."""
         return self.machine.why(key)
+
+
+def _changed(before: topology.Topology, after: topology.Topology) -> set[str]:
+    """Return the nodes that came, went or are not the same."""
+    had, has = ({one.name: one for one in fleet.nodes} for fleet in (before, after))
+    return {name for name in had.keys() | has.keys() if had.get(name) is not has.get(name)}

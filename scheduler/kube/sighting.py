@@ -106,6 +106,16 @@ class Sight:
             grants.append(grant)
         return tuple(grants)
 
+    def hidden(self, found: workload.Workload, compiled: fleet.Compiled) -> str:
+        """Return a node on which a pod runs with devices that it does not publish now, "" for none."""
+        drivers = self.known.live.options.drivers
+        for pod in (member.pod for member in found.members if member.pod.node and not member.pod.finished):
+            held = [row for claim in self._claims(pod).values() for row in claim.rows or () if row.driver in drivers]
+            machine = self.known.live.machine(pod.node) if pod.node in compiled.topology.row else None
+            if held and (machine is None or occupants.devices(machine, held) is None):
+                return pod.node
+        return ""
+
     def remaining(self, found: workload.Workload, compiled: fleet.Compiled) -> workload.Workload | None:
         """Return a running gang without the pods that have no devices, its ranks closed up; None where no pod runs."""
         if found.gang is None or not found.complete:

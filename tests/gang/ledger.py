@@ -40,6 +40,11 @@ class Ledger:
                 self.start(fleet, gang, found)
                 if reservation:
                     self.reserved_until[name] = now + reservation
+            case effects.Refill(gang, found, ranks, decision, _):
+                assert self.state[name] == "running"
+                self.decisions += 1
+                assert decision == self.decisions
+                self.refill(fleet, gang, found, ranks)
             case effects.Evict(gang, _, reason, _):
                 assert self.state[name] == "running"
                 self._check_eviction(fleet, gang, reason)
@@ -71,6 +76,19 @@ class Ledger:
         assert gang.constraint.required != "node" or len({node for node, *_ in pods}) == 1
         self._check_quota(gang)
         self.state[gang.name], self.pods[gang.name] = "running", pods
+
+    def refill(
+        self, fleet: topology.Topology, gang: gangs.Gang, found: placement.Placement, ranks: tuple[int, ...]
+    ) -> None:
+        """Check that only pods without devices got others, beside the ones that stay as they were."""
+        before, down, self.down = self.pods.pop(gang.name), self.down, defaultdict(set)
+        self.start(fleet, gang, found)  # what stays may be on a node that is down
+        self.down = down
+        after = self.pods[gang.name]
+        assert ranks and all(pod == before[rank] for rank, pod in enumerate(after) if rank not in ranks)
+        for rank in ranks:
+            assert rank >= len(before) or before[rank] != after[rank]
+            assert not self.down[after[rank][0]]
 
     def leave(self, name: str, to: str) -> None:
         """Take a gang out of its devices, if it has any."""

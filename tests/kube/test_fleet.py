@@ -139,16 +139,65 @@ def test_nodes_that_fit_into_no_tree_are_left_out() -> None:
     twin = machines.build("hgx-h100", "c")
     twin = replace(twin, gpus=tuple(replace(gpu, uuid=f"GPU-{gpu.index}") for gpu in twin.gpus))
     odd = replace(machines.build("hgx-h100", "b"), labels=((ZONE, "a"),))
-    upper = replace(machines.build("hgx-h100", "e"), labels=((RACK, "z"),))
-    lower = replace(machines.build("hgx-h100", "f"), labels=((ZONE, "z"),))
-    made = (machines.build("hgx-h100", "a"), odd, twin, replace(twin, name="d"), upper, lower)
+    made = (machines.build("hgx-h100", "a"), odd, twin, replace(twin, name="d"))
     compiled = told(*made).compile(MUSTER)
-    assert [m.name for m in compiled.topology.nodes] == ["a", "c", "e"]
+    assert [m.name for m in compiled.topology.nodes] == ["a", "c"]
     assert compiled.rejected == {
         "b": "domain a has the name of a node",
         "d": "has a GPU with the uuid of one in node c",
-        "f": "domain z is of another level on other nodes: label all nodes with the same levels",
     }
+
+
+def test_a_domain_may_have_the_name_of_a_coarser_one_elsewhere() -> None:
+    upper = replace(machines.build("hgx-h100", "e"), labels=((RACK, "z"),))
+    lower = replace(machines.build("hgx-h100", "f"), labels=((ZONE, "z"), (RACK, "r")))
+    tree = told(upper, lower).compile(MUSTER).topology.tree
+    assert set(tree.names) == {"cluster", "z.1", "z", "z/r", "e", "f"}
+    assert tree.levels[int(tree.level[tree.names.index("z.1")])] == "rack"
+
+
+def test_a_newcomer_that_contradicts_the_fleet_is_left_out_and_nobody_else() -> None:
+    labels = ((ZONE, "z"), (RACK, "r"))
+    good = [replace(machines.build("hgx-h100", name), labels=labels) for name in ("m", "n")]
+    live = told(*good)
+    before = live.compile(MUSTER).topology
+    twin = replace(machines.build("hgx-h100", "a"), gpus=good[0].gpus)
+    for bad, why in (
+        (replace(machines.build("hgx-h100", "z"), labels=()), "domain z has the name of a node"),
+        (twin, "has a GPU with the uuid of one in node m"),
+    ):
+        live.update(node.read(node_object(bad.name, dict(bad.labels))))
+        for item in slices.encode(bad):
+            live.update(part.read(item))
+        compiled = live.compile(MUSTER)
+        assert compiled.rejected[bad.name] == why
+        assert [one.name for one in compiled.topology.nodes] == [one.name for one in before.nodes]
+
+
+def test_a_node_keeps_its_devices_while_its_slices_have_a_gap() -> None:
+    machine = machines.build("hgx-h100", "a")
+    live = told(machine, machines.build("hgx-h100", "b"))
+    before = live.compile(MUSTER)
+    [item] = slices.encode(machine)
+    for gap in (None, item | {"spec": item["spec"] | {"pool": {"name": "a", "generation": 2, "resourceSliceCount": 2}}}):
+        live.remove(part.read(item))
+        if gap is not None:
+            live.update(part.read(gap))
+        during = live.compile(MUSTER)
+        assert during.scoring is before.scoring and not during.rejected
+        assert list(during.closed) == ["a"] and "published" in during.closed["a"]
+        live.update(part.read(item | {"spec": item["spec"] | {"pool": item["spec"]["pool"] | {"generation": 3}}}))
+        assert not live.compile(MUSTER).closed
+        live.update(part.read(item))
+
+
+def test_a_node_without_a_past_is_left_out_while_its_slices_have_a_gap() -> None:
+    machine = machines.build("hgx-h100", "a")
+    live = fleet.Fleet()
+    [item] = slices.encode(machine)
+    live.update(node.read(node_object("a", {})))
+    live.update(part.read(item | {"spec": item["spec"] | {"pool": {"name": "a", "generation": 2, "resourceSliceCount": 2}}}))
+    assert "1 of 2 slices" in live.compile(MUSTER).rejected["a"]
 
 
 def test_a_fabric_file_takes_the_place_of_labels() -> None:

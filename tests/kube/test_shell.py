@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scheduler.apiserver import paths
 from scheduler.kube import names
 from scheduler.record import replay
 from tests.kube import live
+
+SLICES = paths.of(paths.RESOURCE, "resourceslices")
 
 
 @pytest.fixture
@@ -164,20 +168,92 @@ async def claim_of(home: live.Cluster, pod: str) -> str:
     return str(statuses[0].get("resourceClaimName") or "")
 
 
-async def test_a_node_that_leaves_takes_its_gang_along_and_the_gang_comes_back(home: live.Cluster) -> None:
+async def test_of_a_node_that_leaves_only_its_pods_are_replaced(home: live.Cluster) -> None:
     await home.start()
-    await home.create(*(live.pod(f"a-{i}", "first", 2) for i in range(2)))
-    nodes = await home.bound("a-0", "a-1")
+    await home.create(*(live.pod(f"a-{i}", "first", 3, rank=str(i)) for i in range(3)))
+    nodes = await home.bound("a-0", "a-1", "a-2")
+    uids = {name: pod["metadata"]["uid"] for name, pod in (await home.pods()).items()}
+    await home.api.delete(f"/api/v1/nodes/{nodes['a-1']}")
+
+    async def gone() -> bool:
+        return "a-1" not in await home.pods()
+
+    await home.until(gone)
+    await home.create(live.pod("a-1", "first", 3, rank="1"))
+    again = await home.bound("a-0", "a-1", "a-2")
+    assert again["a-1"] not in nodes.values()
+    left = {name: pod["metadata"]["uid"] for name, pod in (await home.pods()).items()}
+    assert {name for name, uid in left.items() if uids[name] == uid} == {"a-0", "a-2"}
+    claims = await home.claims()
+    assert {name: {device.partition("/")[0] for device in own} for name, own in claims.items()} == {
+        name: {node} for name, node in again.items()
+    }
+    await home.until(lambda: _true(gpus(home) == 0))
+
+
+async def test_without_room_beside_it_a_gang_that_loses_a_node_leaves_whole(home: live.Cluster) -> None:
+    await home.start()
+    await home.create(*(live.pod(f"a-{i}", "first", 4) for i in range(4)))
+    nodes = await home.bound(*(f"a-{i}" for i in range(4)))
     await home.api.delete(f"/api/v1/nodes/{nodes['a-0']}")
 
     async def gone() -> bool:
         return not await home.pods()
 
     await home.until(gone)
+    await home.until(lambda: _true(gpus(home) == 24))
+
+
+async def slices_of(home: live.Cluster, node: str) -> list[dict[str, Any]]:
+    found, _ = await home.api.list(SLICES)
+    return [one for one in found if one["spec"]["nodeName"] == node]
+
+
+async def test_slices_that_are_gone_for_a_moment_take_no_gang_along(home: live.Cluster) -> None:
+    """A kubelet wipes the slices of a driver that restarts."""
+    await home.start()
     await home.create(*(live.pod(f"a-{i}", "first", 2) for i in range(2)))
-    again = await home.bound("a-0", "a-1")
-    assert nodes["a-0"] not in again.values()
-    await home.until(lambda: _true(gpus(home) == 8))
+    nodes = await home.bound("a-0", "a-1")
+    uids = {pod["metadata"]["uid"] for pod in (await home.pods()).values()}
+    assert home.scheduler and home.scheduler.shell
+    shell, node = home.scheduler.shell, nodes["a-0"]
+    whole = await slices_of(home, node)
+    for one in whole:
+        await home.api.delete(f"{SLICES}/{one['metadata']['name']}")
+    await home.until(lambda: _true(node in shell.compiled.closed))
+    await home.create(*(live.pod(f"b-{i}", "second", 3) for i in range(3)))
+    await home.until(lambda: _true("default/gang-second" in shell.machine.queue.waiting))
+    for one in whole:
+        await home.api.create(SLICES, {**one, "metadata": {"name": one["metadata"]["name"]}})
+    await home.until(lambda: _true(not shell.compiled.closed))
+    assert {pod["metadata"]["uid"] for name, pod in (await home.pods()).items() if name[0] == "a"} == uids
+    await delete(home, "a-0", "a-1")
+    await home.bound("b-0", "b-1", "b-2")
+
+
+async def test_a_leader_that_starts_while_slices_are_gone_adopts_gangs_whole_when_they_are_back(
+    home: live.Cluster,
+) -> None:
+    await home.start()
+    await home.create(*(live.pod(f"a-{i}", "first", 2) for i in range(2)))
+    nodes = await home.bound("a-0", "a-1")
+    claims = await home.claims()
+    await home.stop()
+    whole = await slices_of(home, nodes["a-0"])
+    for one in whole:
+        await home.api.delete(f"{SLICES}/{one['metadata']['name']}")
+    await home.start()
+    assert home.scheduler and home.scheduler.shell
+    shell = home.scheduler.shell
+    assert "default/gang-first" not in shell.machine.held
+    await home.create(*(live.pod(f"b-{i}", "second", 2) for i in range(2)))
+    second = await home.bound("b-0", "b-1")
+    assert not set(second.values()) & set(nodes.values())
+    for one in whole:
+        await home.api.create(SLICES, {**one, "metadata": {"name": one["metadata"]["name"]}})
+    await home.until(lambda: _true("default/gang-first" in shell.machine.held))
+    assert {name: own for name, own in (await home.claims()).items() if name[0] == "a"} == claims
+    shell.machine.check_invariants()
 
 
 async def test_the_decision_log_of_a_live_run_replays(home: live.Cluster) -> None:
