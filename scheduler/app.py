@@ -28,6 +28,7 @@ from scheduler.gang import machine
 from scheduler.kube import (
     carrier,
     evictor,
+    fabric_file,
     fleet,
     knowledge,
     kueue_controller,
@@ -181,9 +182,14 @@ class Scheduler:
         own = lease.Lease(self.api, self.config.namespace, self.config.lease, self.identity, **LEASE)
         while True:
             standing = asyncio.create_task(self._term(0), name="standby")
+            acquiring = asyncio.create_task(own.acquire(), name="election")
             try:
-                epoch = await own.acquire()
+                done, _ = await asyncio.wait((standing, acquiring), return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # a standby that failed would answer from what it once knew
+                epoch = acquiring.result()
             finally:
+                await _stop(acquiring)
                 await _stop(standing)
             leading = asyncio.create_task(self._term(epoch, own.held), name="leader")
             keeping = asyncio.create_task(own.keep(), name="lease")
@@ -252,7 +258,7 @@ class Scheduler:
 
     def _options(self) -> fleet.Options:
         labels = tuple(one.strip() for one in self.config.level_labels.split(",") if one.strip())
-        found = places.read(Path(self.config.fabric)) if self.config.fabric else places.Paths()
+        found = fabric_file.read(Path(self.config.fabric)) if self.config.fabric else places.Paths()
         return fleet.Options(level_labels=labels, paths=found)
 
     def _settings(self) -> shells.Settings:

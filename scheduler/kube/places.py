@@ -2,11 +2,7 @@
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import pydantic
-
-from scheduler import bad_input, document
 from scheduler.model import levels, node
 
 
@@ -16,40 +12,6 @@ class Paths:
 
     levels: tuple[str, ...] = ()
     domains: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-class FabricFileError(bad_input.BadInput):
-    """A fabric file that was refused."""
-
-
-class _File(pydantic.BaseModel):
-    """A fabric file: names of levels, coarsest first, and the domains of every node."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-
-    levels: list[str] = pydantic.Field(min_length=1, max_length=16)
-    nodes: dict[str, list[str]]
-
-
-def read(path: Path) -> Paths:
-    """Read a fabric file.
-
-    Raises
-    ------
-    FabricFileError
-        Names file, line and field.
-    OSError
-    """
-    found = document.read(path, FabricFileError).check(_File)
-    for name, domains in found.nodes.items():
-        if len(domains) != len(found.levels):
-            raise FabricFileError(
-                f"{len(domains)} domains for {len(found.levels)} levels",
-                file=str(path),
-                field=f"nodes.{name}",
-                remedy='name one domain for each level, "" where the node has none',
-            )
-    return Paths(tuple(found.levels), found.nodes)
 
 
 @dataclass(frozen=True, slots=True)

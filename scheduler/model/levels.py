@@ -80,14 +80,19 @@ def _ahead(merged: Sequence[str], finer: Sequence[str], default: int) -> int:
 def names(keys: Sequence[str]) -> dict[str, str]:
     """Return the level of every label: the part behind the last ``/``, or the whole key where two would be the same.
 
+    A label that has the very name of a level that always exists is told apart by a prefix.
+
     Examples
     --------
     >>> names(("topology.kubernetes.io/zone", "a.example/rack", "b.example/rack"))
     {'topology.kubernetes.io/zone': 'zone', 'a.example/rack': 'a.example/rack', 'b.example/rack': 'b.example/rack'}
+    >>> names(("node", "example/cluster"))
+    {'node': 'label.node', 'example/cluster': 'example/cluster'}
     """
     short = {key: NVLINK_LEVEL if key == CLIQUE else key.rpartition("/")[2] for key in keys}
     taken = ["cluster", "node", *short.values()]
-    return {key: name if taken.count(name) == 1 else key for key, name in short.items()}
+    whole = {key: f"label.{key}" if key in taken[:2] else key for key in keys}
+    return {key: name if taken.count(name) == 1 else whole[key] for key, name in short.items()}
 
 
 def spellings(named: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler import app, config
 from scheduler.apiserver import paths
-from scheduler.kube import names
+from scheduler.kube import names, shell
 from scheduler.web import wire
 from tests.kube import live
 
@@ -71,6 +71,39 @@ async def test_a_replica_that_stands_by_answers_by_what_is_taken(home: live.Clus
             return deciding is not None and list(deciding.filter(pod, names).feasible) == left
 
         await home.until(answers)
+
+
+async def test_a_replica_that_can_not_follow_the_cluster_any_more_ends(
+    home: live.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replica(home, "one") as one:
+        await home.until(lambda: true(lambda: one.leading))
+        two = app.Scheduler(config.Config(port=0, host="127.0.0.1"), home.api, "two")
+        standing = asyncio.create_task(two.run())
+        await home.until(lambda: true(lambda: two.shell is not None))
+        assert two.shell is not None
+
+        def broken() -> None:
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(shell.Shell, "turn", lambda self: broken() if not self.leads else None)
+        two.shell.known.wake.set()
+        async with asyncio.timeout(live.WAIT_S):
+            with pytest.raises(ExceptionGroup):
+                await standing
+
+
+async def test_a_fabric_file_says_where_the_machines_stand(home: live.Cluster, tmp_path: Path) -> None:
+    names = sorted(one["metadata"]["name"] for one in (await home.api.list("/api/v1/nodes"))[0])
+    file = tmp_path / "fabric.yaml"
+    rows = "".join(f"  {name}: [row-{i % 2}]\n" for i, name in enumerate(names))
+    file.write_text(f"apiVersion: muster.dev/v1alpha1\nkind: FabricPaths\nlevels: [row]\nnodes:\n{rows}")
+    await home.start(fabric=str(file))
+    await home.create(*(live.pod(f"a-{i}", "first", 2, required_level="row") for i in range(2)))
+    nodes = await home.bound("a-0", "a-1")
+    assert len({names.index(node) % 2 for node in nodes.values()}) == 1
+    placed = await home.placement("gang-first")
+    assert placed is not None and placed["spec"]["plan"]["level"] == "row"
 
 
 async def state(home: live.Cluster) -> list[str]:

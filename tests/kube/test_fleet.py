@@ -179,7 +179,10 @@ def test_a_node_keeps_its_devices_while_its_slices_have_a_gap() -> None:
     live = told(machine, machines.build("hgx-h100", "b"))
     before = live.compile(MUSTER)
     [item] = slices.encode(machine)
-    for gap in (None, item | {"spec": item["spec"] | {"pool": {"name": "a", "generation": 2, "resourceSliceCount": 2}}}):
+    for gap in (
+        None,
+        item | {"spec": item["spec"] | {"pool": {"name": "a", "generation": 2, "resourceSliceCount": 2}}},
+    ):
         live.remove(part.read(item))
         if gap is not None:
             live.update(part.read(gap))
@@ -196,7 +199,9 @@ def test_a_node_without_a_past_is_left_out_while_its_slices_have_a_gap() -> None
     live = fleet.Fleet()
     [item] = slices.encode(machine)
     live.update(node.read(node_object("a", {})))
-    live.update(part.read(item | {"spec": item["spec"] | {"pool": {"name": "a", "generation": 2, "resourceSliceCount": 2}}}))
+    live.update(
+        part.read(item | {"spec": item["spec"] | {"pool": {"name": "a", "generation": 2, "resourceSliceCount": 2}}})
+    )
     assert "1 of 2 slices" in live.compile(MUSTER).rejected["a"]
 
 
