@@ -236,7 +236,8 @@ class Scheduler:
         carry = carrier.Carrier(
             known, writer, told, evictor.Evictor(self.api), check.answer, check.pods_came, writer.observer
         )
-        now = shells.Shell(known, sighting.Sight(known), self._settings(), self._journal, carry, leads=epoch > 0)
+        make = self._journal if epoch else self._machine  # what stands by decides nothing worth keeping
+        now = shells.Shell(known, sighting.Sight(known), self._settings(), make, carry, leads=epoch > 0)
         desk.shell = now
         now.begin()
         self.shell, self.leading, self._answers = now, epoch > 0, None
@@ -264,8 +265,8 @@ class Scheduler:
     def _settings(self) -> shells.Settings:
         return shells.Settings(policies.load(self.config.policy), owned=self.config.owned)
 
-    def _journal(self, first: fleet.Compiled) -> journal.Journal | machine.Machine:
-        core = machine.Machine(
+    def _machine(self, first: fleet.Compiled) -> machine.Machine:
+        return machine.Machine(
             first.scoring,
             queueing.QueueConfig(
                 mode=self.config.queue,
@@ -276,10 +277,22 @@ class Scheduler:
                 reservation_s=self.config.reservation_s,
             ),
         )
+
+    def _journal(self, first: fleet.Compiled) -> journal.Journal | machine.Machine:
+        core = self._machine(first)
         if not self.config.audit_folder:
             return core
         began = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
-        return journal.Journal(core, Path(self.config.audit_folder), f"{began}-{self.identity}")
+        return journal.Journal(core, Path(self.config.audit_folder), f"{began}-{self.identity}", self._unlogged)
+
+    def _unlogged(self, error: OSError) -> None:
+        self.meters.work.unlogged()
+        log.error(
+            "the decision log has ended; decisions go on",
+            folder=self.config.audit_folder,
+            problem=str(error),
+            remedy="make room there, then let the scheduler begin a new term: delete its pod",
+        )
 
     def _device_class(self, name: str) -> dict[str, Any] | None:
         """Return the config of a class as the API has it."""

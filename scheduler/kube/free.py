@@ -5,8 +5,10 @@ so that no device is ever in two claims.
 """
 
 import asyncio
+from typing import NamedTuple
 
-from scheduler.kube import plan, world
+from scheduler.kube import claim as claims
+from scheduler.kube import mirror, plan, world
 from scheduler.model import claim as rows
 from scheduler.model import device
 from scheduler.model import node as machines
@@ -15,6 +17,14 @@ WAIT_S = 90.0
 """Longer than pods are given to end by default (30 s), twice over."""
 
 POLL_S = 0.05
+
+
+class Holder(NamedTuple):
+    """A claim that has devices of a node, as the mirror has it."""
+
+    node: str
+    key: mirror.Key
+    claim: claims.Claim
 
 
 async def wait(known: world.World, new: plan.Plan, timeout_s: float = WAIT_S) -> None:
@@ -27,14 +37,18 @@ async def wait(known: world.World, new: plan.Plan, timeout_s: float = WAIT_S) ->
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout_s
-    while found := holders(known, new):
-        if loop.time() >= end:
-            raise TimeoutError(f"its devices are still allocated to {', '.join(found[:3])}; delete the claims or wait")
-        await asyncio.sleep(POLL_S)
+    while found := holders(known, new):  # all are looked at again once each of these has changed
+        while found := [one for one in found if known.on_pool.get(one.node, {}).get(one.key) is one.claim]:
+            if loop.time() >= end:
+                told = sorted({one.claim.key for one in found})
+                raise TimeoutError(
+                    f"its devices are still allocated to {', '.join(told[:3])}; delete the claims or wait"
+                )
+            await asyncio.sleep(POLL_S)
 
 
-def holders(known: world.World, new: plan.Plan) -> list[str]:
-    """Return the claims, by namespace and name, that have a device which a plan gives to another."""
+def holders(known: world.World, new: plan.Plan) -> list[Holder]:
+    """Return the claims that have a device which a plan gives to another."""
     own = {claim.uid for pod in new.pods for claim in pod.claims}
     wanted: dict[str, list[rows.Allocation]] = {}
     for pod in new.pods:
@@ -45,10 +59,10 @@ def holders(known: world.World, new: plan.Plan) -> list[str]:
         if machine is None:
             continue
         mine = rows.held(machine.topology, devices)
-        for claim in known.on_pool.get(node, {}).values():
+        for key, claim in known.on_pool.get(node, {}).items():
             if claim.uid not in own and overlap(mine, _held(claim.rows or (), machine.topology)):
-                found.append(claim.key)
-    return sorted(found)
+                found.append(Holder(node, key, claim))
+    return found
 
 
 def overlap(one: rows.Held, other: rows.Held) -> bool:

@@ -69,7 +69,7 @@ class Work(observer.Ear):
         self._evictions = prometheus_client.Counter(
             "muster_evictions", "Gangs told to leave their devices.", ["reason"], registry=registry
         )
-        self._conflicts, self._expired, self._rolled_back, self._fenced, self._recovered = (
+        self._conflicts, self._expired, self._rolled_back, self._fenced, self._recovered, self._unlogged = (
             prometheus_client.Counter(f"muster_{name}", text, registry=registry)
             for name, text in (
                 ("device_conflicts", "Gangs found to hold devices that somebody else holds too."),
@@ -77,6 +77,7 @@ class Work(observer.Ear):
                 ("failed_plans", "Plans that could not be made or written whole."),
                 ("fenced_writes", "Writes refused because the term of this process had ended."),
                 ("recovered_plans", "Unfinished plans of an earlier leader that were finished or undone."),
+                ("decision_logs_ended", "Decision logs that could not be written any more; decisions go on."),
             )
         )
         self._start()
@@ -95,6 +96,10 @@ class Work(observer.Ear):
 
     def turned(self, seconds: float) -> None:
         self._turns.observe(seconds)
+
+    def unlogged(self) -> None:
+        """Count a decision log that ended early."""
+        self._unlogged.inc()
 
     def decided(self, event: events.Event, found: Sequence[effects.Effect], seconds: float) -> None:
         kinds = {type(effect) for effect in found}

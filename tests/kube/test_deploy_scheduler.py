@@ -70,9 +70,10 @@ def test_every_argument_is_a_setting() -> None:
 
 def test_the_certificate_is_where_the_secret_is_mounted() -> None:
     found = settings()
-    [mount] = container()["volumeMounts"]
-    [volume] = pod()["spec"]["volumes"]
-    assert mount["name"] == volume["name"]
+    mount, decisions = container()["volumeMounts"]
+    volume, kept = pod()["spec"]["volumes"]
+    assert (mount["name"], decisions["name"]) == (volume["name"], kept["name"])
+    assert found.audit_folder == decisions["mountPath"]
     assert "subPath" not in mount, "a single file would not change when the certificate is renewed"
     files = {Path(one) for one in (found.tls_certificate, found.tls_key, found.client_ca)}
     assert {str(one.parent) for one in files} == {mount["mountPath"]}

@@ -87,6 +87,33 @@ def test_old_logs_go(tmp_path: Path) -> None:
     assert replay.replay(tmp_path, "t05").events == 3
 
 
+def test_fleets_go_with_the_logs_that_name_them(tmp_path: Path) -> None:
+    for number in range(3):
+        run(tmp_path, 4, 3, f"t{number}")
+    before = {path.name for path in tmp_path.glob("fleet-*")}
+    (tmp_path / "fleet-nobody.json").write_text("{}")
+    journal.clean(tmp_path, 2, journal.KEEP_BYTES, "t2")
+    assert {path.name for path in tmp_path.glob("fleet-*")} == before and len(before) == 1
+    journal.clean(tmp_path, 2, 0, "t2")
+    assert journal.terms(tmp_path) == ["t2"]
+    assert replay.replay(tmp_path).difference is None
+
+
+def test_a_full_disk_ends_the_log_and_no_decision(tmp_path: Path) -> None:
+    problems: list[OSError] = []
+    log = journal.Journal(live.core(), tmp_path, "t1", problems.append)
+    log.handle(events.GangSubmitted(live.gang("a", 1)), 0.0)
+    log._file, kept = open("/dev/full", "wb", buffering=0), log._file  # noqa: SIM115
+    answer = log.handle(events.GangSubmitted(live.gang("b", 1)), 1.0)
+    assert [type(one).__name__ for one in answer] == ["Start"]
+    answer = log.handle(events.GangFinished("b"), 2.0)
+    assert log.ended and [error.errno for error in problems] == [28]
+    assert kept is not None
+    kept.close()
+    found = replay.replay(tmp_path)
+    assert found.difference is None and found.events == 1
+
+
 def test_bad_logs_are_told(tmp_path: Path) -> None:
     with pytest.raises(replay.LogError, match="--audit-folder"):
         replay.replay(tmp_path / "none")
