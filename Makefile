@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # A shim that exists but does not run (pyenv, asdf) counts as absent.
+# The stand-in for the driver library is C: where no compiler is, one comes as a Python package.
+LOCKS := requirements/dev.txt $(shell command -v gcc cc clang >/dev/null 2>&1 || echo requirements/compiler.txt)
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
 
 .PHONY: help setup demo test test-fast test-assumptions lint fmt types arch bench bench-openb bench-core bench-stock bench-driver bench-live test-live cluster cluster-demo cluster-down mutation lock clean
@@ -19,17 +21,17 @@ help: ## list the targets
 
 setup: $(STAMP) ## make the environment in .venv from the hashed lock file
 
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): $(LOCKS) pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it or set PYTHON=/path/to/python"; exit 1; }
 	@if test -n "$(UV)"; then \
 	  { test -x $(BIN)/python || "$(UV)" venv --quiet --python "$(PYTHON)" $(VENV); } && \
-	  "$(UV)" pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt && \
+	  "$(UV)" pip sync --quiet --python $(BIN)/python --require-hashes $(LOCKS) && \
 	  "$(UV)" pip install --quiet --python $(BIN)/python --no-deps -e . ; \
 	else \
 	  { $(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV); } && \
 	  grep -A200 '^uv==' requirements/dev.txt | awk 'NR == 1 || /^    --hash/ {print; next} {exit}' > $(VENV)/uv.txt && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt && \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt && \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes $(addprefix -r ,$(LOCKS)) && \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . ; \
 	fi
 	@touch $@
@@ -95,10 +97,11 @@ mutation: $(STAMP) ## mutation tests of the core (hours)
 	$(BIN)/mutmut run
 
 lock: $(STAMP) ## resolve the lock files anew
-	for name in sim scheduler driver dev; do \
+	for name in sim scheduler driver dev compiler; do \
 	  extras="--extra $$name"; test $$name = dev && extras="--all-extras --group dev"; \
+	  extras="$$extras pyproject.toml"; test $$name = compiler && extras="--group pyproject.toml:compiler"; \
 	  $(or $(UV),$(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    $$extras pyproject.toml -o requirements/$$name.txt || exit 1; done
+	    $$extras -o requirements/$$name.txt || exit 1; done
 
 clean: ## remove everything that was built
 	rm -rf build $(VENV) mutants

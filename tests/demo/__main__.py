@@ -8,7 +8,7 @@ from typing import Any
 
 from dra_driver import claim
 from scheduler.record import replay
-from tests.demo import stage
+from tests.demo import jobset, stage
 from tests.kube import live
 
 RACK = "muster.dev/rack"
@@ -41,20 +41,17 @@ async def main() -> int:
 
 async def gang(found: stage.Stage) -> None:
     """Place four pods with eight GPUs each in one rack."""
-    act(1, "A gang of 4 pods x 8 GPUs that asks for one rack")
-    names = [f"train-{rank}" for rank in range(4)]
-    await found.home.create(
-        *(live.pod(name, "train", 4, rank=str(i), required_level=RACK) for i, name in enumerate(names))
-    )
+    act(1, "A JobSet of 4 pods x 8 GPUs that asks for one rack")
+    names = await jobset.create(found.home, "train", 4, "eight", required_level=RACK)
     placed = await found.home.bound(*names)
     claims = await found.home.claims()
     for rank, name in enumerate(names):
         own = [device.partition("/")[2] for device in claims[name]]
         say(f"   rank {rank}  {name}  {placed[name]}  {' '.join(own)}")
-    record = await found.home.placement("gang-train")
+    record = await found.home.placement("jobset-train")
     plan = (record or {})["spec"]["plan"]
     say(
-        f"   GangPlacement gang-train: {plan['level']} {plan['domain']}, {plan['bandwidthMBs'] / 1000:.0f} GB/s predicted"
+        f"   GangPlacement jobset-train: {plan['level']} {plan['domain']}, {plan['bandwidthMBs'] / 1000:.0f} GB/s predicted"
     )
 
 
@@ -97,7 +94,7 @@ async def waiting(found: stage.Stage) -> None:
     record = await told(found, "gang-next", "Waiting")
     say(f"   {record['status']['message']}")
     for rank in range(4):
-        await found.home.api.delete(f"/api/v1/namespaces/default/pods/train-{rank}", grace_s=0)
+        await found.home.api.delete(f"/api/v1/namespaces/default/pods/train-workers-0-{rank}", grace_s=0)
     placed = await found.home.bound(*(f"next-{i}" for i in range(6)))
     say(f"   train is gone: next runs on {len(set(placed.values()))} nodes")
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from scheduler.model import machines
+from tests.demo import jobset
 from tests.driver import kubelet
 from tests.driver import live as driving
 from tests.hardware import library
@@ -52,6 +53,7 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
             made, found.why_no_driver = {}, f"{type(problem).__name__}: {problem}"
         bodies = [_kept(body, made) for body in nodes.bodies(FLEET)]
         await live.furnish(home.api, bodies)
+        await jobset.define(home.api)
         with _running(made):
             found.drivers = made
             for name in made:

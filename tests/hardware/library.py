@@ -2,13 +2,21 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.hardware import state
 
 SOURCES = Path(__file__).parent / "nvml"
 NAME = "libnvidia-ml.so.1"
+
+
+def compiler() -> list[str]:
+    """Return the C compiler: the machine's, else the one that comes as a Python package."""
+    found = next((one for one in ("gcc", "cc", "clang") if shutil.which(one)), None)
+    return [found] if found else [sys.executable, "-m", "ziglang", "cc"]
 
 
 def folder() -> Path:
@@ -23,7 +31,7 @@ def folder() -> Path:
     trial = found / f".{os.getpid()}"
     trial.mkdir(exist_ok=True)
     (trial / "state.h").write_text(header)
-    command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{trial}"]
+    command = [*compiler(), "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{trial}"]
     made = trial / NAME
     subprocess.run([*command, f"-Wl,-soname,{NAME}", "-o", made, SOURCES / "nvml.c"], check=True, timeout=120)
     made.replace(found / NAME)
