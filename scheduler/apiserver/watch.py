@@ -19,8 +19,8 @@ import orjson
 
 from scheduler.apiserver import client, errors
 
-QUIET_S = 300.0  # the server is asked to end a stream after this; bookmarks come about once a minute
-STALL_S = 120.0  # neither an event nor a bookmark for so long: the connection is dead, although it is open
+QUIET_S = 300.0  # the server is asked to end a stream after this; it sends a bookmark every 60 s, as kube-apiserver does
+STALL_S = 75.0  # neither an event nor a bookmark for so long: the connection is dead, although it is open
 SOON_S = 5.0  # a watch that ends sooner than this and told nothing is a failure, not a time limit
 TRIES = 5  # failures in a row after which the list is asked anew
 LINE_LIMIT = 16 << 20  # bytes; an object in etcd is at most 1.5 MiB
@@ -151,8 +151,11 @@ async def _lines(response: aiohttp.ClientResponse, stall_s: float) -> AsyncItera
     """Yield whole lines; a line cut by the end of the stream is dropped, since the next watch tells it again."""
     held = bytearray()
     while True:
-        async with asyncio.timeout(stall_s):
-            chunk = await response.content.readany()
+        try:
+            async with asyncio.timeout(stall_s):
+                chunk = await response.content.readany()
+        except TimeoutError:
+            raise TimeoutError(f"not even a bookmark came for {stall_s:g} s") from None
         if not chunk:
             return
         held += chunk
