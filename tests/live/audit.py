@@ -14,13 +14,13 @@ def replayed(audit: Path) -> str:
     Raises
     ------
     AssertionError
-        A decision came out otherwise, or there was none.
+        A decision came out otherwise, or there is no log.
     """
     began = time.monotonic()
     found = [replay.replay(folder, term) for folder in sorted(audit.iterdir()) for term in journal.terms(folder)]
     events, starts = sum(one.events for one in found), sum(one.starts for one in found)
     for one in found:
         assert one.difference is None, f"log {one.term}: {one.difference}"
-    assert starts, "nothing was decided"
+    assert found, f"{audit} has no decision log"
     took = time.monotonic() - began
     return f"{len(found)} decision logs, {events} events, {starts} starts: replayed byte for byte in {took:.1f} s"

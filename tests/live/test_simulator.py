@@ -100,20 +100,17 @@ def drawn(seed: int) -> Iterator[Arrival]:
 
 
 @pytest.fixture
-async def logged(team: teams.Team, tmp_path: Path) -> AsyncIterator[Path]:
-    """Give Muster a log of its own for this test, and two priorities to its users."""
+async def logged(team: teams.Team) -> AsyncIterator[Path]:
+    """Begin a log of decisions for this test, and give two priorities to users."""
     for name, value in PRIORITIES.items():
         metadata = {"name": name}
         await team.api.create(
             PRIORITY_CLASSES,
             {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": metadata, "value": value},
         )
-    folder = tmp_path / "audit"
-    team.site.stop_muster()
-    team.site.start_muster("--audit-folder", str(folder))
-    yield folder
     team.site.stop_muster()
     team.site.start_muster()
+    yield max(team.site.audit.iterdir())
     for name in PRIORITIES:
         await team.api.delete(f"{PRIORITY_CLASSES}/{name}")
 
