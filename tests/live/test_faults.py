@@ -62,7 +62,7 @@ def changes(fault: rules.Fault, times: int) -> list[rules.Rule]:
 
 KINDS: dict[str, Callable[[], list[rules.Rule]]] = {
     "slow": lambda: [rules.Rule(rules.Match(), rules.Delay(0.05, 0.2))],
-    "409": lambda: changes(rules.Answer(409), 3),
+    "409": lambda: [*changes(rules.Answer(409), 3), rules.Rule(LEASES, rules.Answer(409), 1)],
     "410": lambda: [*reads(rules.Expire(1), 2), *reads(rules.Answer(410), 1, "list")],
     "429": lambda: [*writes(rules.Answer(429, retry_after_s=1), 3), *reads(rules.Answer(429, retry_after_s=1), 1)],
     "500": lambda: [*writes(rules.Answer(500), 3), *reads(rules.Answer(500), 2)],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -105,7 +105,7 @@ class Witness:
             newest[kind] = max((int(one["metadata"]["resourceVersion"]) for one in listed["items"]), default=0)
         await self._until(tasks, lambda: all(self.heard[kind] >= newest[kind] for kind in newest), CAUGHT_UP_S)
 
-    async def _until(self, tasks: list[asyncio.Task[None]], ask: Any, within_s: float) -> None:
+    async def _until(self, tasks: list[asyncio.Task[None]], ask: Callable[[], bool], within_s: float) -> None:
         async with asyncio.timeout(within_s):
             while not ask():
                 for task in tasks:
