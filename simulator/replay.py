@@ -6,8 +6,8 @@ they got, what breaks and what a failure costs them.
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,6 +31,25 @@ class Finish:
 
     job: int
     start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What a pod of an ended job still holds: on a cluster its devices are free when its claim is, and that takes a while.
+
+    Attributes
+    ----------
+    holder : str
+        Who holds the devices meanwhile.
+    rank : int
+        Of the pod in its job.
+    kept_s : float
+        From the job's end on.
+    """
+
+    holder: str
+    rank: int
+    kept_s: float
 
 
 Item = Finish | faults.Happening
@@ -62,6 +81,8 @@ class Replay:
         Check all invariants after every event.
     until_s : float
         Virtual time at which to stop; the outcome is partial then.
+    remains : mapping of job name to Remains
+        In the order in which they are given back; all devices of a job that is not named are free at its end.
 
     Notes
     -----
@@ -78,6 +99,7 @@ class Replay:
     log: Log | None = None
     validate: bool = False
     until_s: float = float("inf")
+    remains: Mapping[str, tuple[Remains, ...]] = field(default_factory=dict)
     jobs: outcome.Jobs = field(init=False)
     series: outcome.Series = field(default_factory=outcome.Series)
     machine: machines.Machine = field(init=False)
@@ -222,7 +244,19 @@ class Replay:
         self.jobs.end_s[row] = self._clock.now
         self._done += 1
         self._forget(row)
-        self._handle(events.GangFinished(str(self.trace.names[row])))
+        self._end(str(self.trace.names[row]))
+
+    def _end(self, name: str) -> None:
+        """Take a job's devices away, less what its pods still hold."""
+        held, nodes, remains = self.machine.held[name].placement, self.scored.topology.nodes, self.remains.get(name, ())
+        for one in remains:
+            grant = held.grants[one.rank]
+            devices = replace(grant, cpu_milli=0, memory_mib=0, pods=0)
+            self._handle(events.Occupied(one.holder, nodes[grant.node].name, devices))
+        self._handle(events.GangFinished(name))
+        for one in remains:
+            back = faults.Happening((events.Vacated(one.holder),), repair=True)
+            self._schedule(self._clock.now + one.kept_s, back)
 
     def _forget(self, row: int) -> None:
         """Drop what is only needed while a job is alive."""

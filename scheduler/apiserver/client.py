@@ -179,13 +179,24 @@ class Client:
         return orjson.loads(await self.request("PATCH", path, orjson.dumps(obj), APPLY, more))
 
     async def delete(
-        self, path: str, uid: str | None = None, version: str | None = None, grace_s: int | None = None, **params: str
+        self,
+        path: str,
+        uid: str | None = None,
+        version: str | None = None,
+        grace_s: int | None = None,
+        propagation: str = "",
+        **params: str,
     ) -> Any:
-        """Delete one object (only if it still has a given uid or version), or a collection."""
+        """Delete one object (only if it still has a given uid or version), or a collection.
+
+        All options go into the body: the server does not read those of the URL where there is one.
+        """
         wanted = {name: value for name, value in (("uid", uid), ("resourceVersion", version)) if value is not None}
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if wanted:
             options["preconditions"] = wanted
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
+        if propagation:
+            options["propagationPolicy"] = propagation
         return orjson.loads(await self.request("DELETE", path, orjson.dumps(options), params=params))

@@ -19,8 +19,10 @@ import orjson
 
 from scheduler.apiserver import client, errors
 
-QUIET_S = 300.0  # the server is asked to end a stream after this; bookmarks come about once a minute
-STALL_S = 120.0  # neither an event nor a bookmark for so long: the connection is dead, although it is open
+QUIET_S = (
+    300.0  # the server is asked to end a stream after this; it sends a bookmark every 60 s, as kube-apiserver does
+)
+STALL_S = 75.0  # neither an event nor a bookmark for so long: the connection is dead, although it is open
 SOON_S = 5.0  # a watch that ends sooner than this and told nothing is a failure, not a time limit
 TRIES = 5  # failures in a row after which the list is asked anew
 LINE_LIMIT = 16 << 20  # bytes; an object in etcd is at most 1.5 MiB
@@ -64,6 +66,10 @@ class Resumed:
 Event = Listed | Changed | Deleted | Interrupted | Resumed
 
 
+class Stalled(Exception):
+    """Nothing came through an open watch for too long."""
+
+
 async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **params: str) -> AsyncIterator[Event]:
     """Yield a list, then its changes, for ever; a kind that is not served raises `ApiError` 404 at the first list.
 
@@ -73,8 +79,11 @@ async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **para
     server has forgotten, or `TRIES` failures in a row (a server restored from a backup never reaches our version), costs a new
     list. Waits double from 0.1 s to 10 s, with jitter, so that many watchers do not return at one moment; a Retry-After is
     kept. They grow until something is told again: a list that succeeds before each watch that fails is no success.
+
+    A watch that stalls is begun anew at once. Not each such watch was dead: of a kind that never changes kube-apiserver
+    may send no bookmark either.
     """
-    version, failures, served = "", 0, False
+    version, failures, stalls, served = "", 0, 0, False
     while True:
         asked_s, began = None, time.monotonic()
         try:
@@ -85,16 +94,22 @@ async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **para
             async with contextlib.aclosing(_changes(api, path, version, stall_s, params)) as told:
                 async for reached, event in told:
                     if isinstance(event, Resumed):
-                        if failures:
+                        if failures or stalls:
                             yield event
                         continue  # not a success yet: the server may end the stream at once
-                    version, failures = reached, 0
+                    version, failures, stalls = reached, 0, 0
                     if event is not None:
                         yield event
             if time.monotonic() - began > SOON_S:
                 failures = 0
                 continue
             cause = "the server ended the watch at once"
+        except Stalled as stalled:
+            stalls += 1
+            if stalls % TRIES == 0:
+                version = ""
+            yield Interrupted(str(stalled), 0.0)
+            continue
         except errors.ApiError as error:
             if error.missing and not served:
                 raise
@@ -151,8 +166,11 @@ async def _lines(response: aiohttp.ClientResponse, stall_s: float) -> AsyncItera
     """Yield whole lines; a line cut by the end of the stream is dropped, since the next watch tells it again."""
     held = bytearray()
     while True:
-        async with asyncio.timeout(stall_s):
-            chunk = await response.content.readany()
+        try:
+            async with asyncio.timeout(stall_s):
+                chunk = await response.content.readany()
+        except TimeoutError:
+            raise Stalled(f"not even a bookmark came for {stall_s:g} s") from None
         if not chunk:
             return
         held += chunk

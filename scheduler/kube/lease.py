@@ -109,8 +109,12 @@ class Lease:
             await self.api.replace(self._path(), body)
             self.holder = ""
 
-    async def _try(self) -> bool:
-        """Read the Lease; take or renew it where that is allowed."""
+    async def _try(self, again: bool = False) -> bool:
+        """Read the Lease; take or renew it where that is allowed.
+
+        A conflict of a leader's renewal may be with itself: where an answer is lost, the HTTP client asks once more. Then
+        the Lease says who holds it.
+        """
         try:
             found = await self.api.get(self._path())
         except errors.ApiError as error:
@@ -127,8 +131,9 @@ class Lease:
         expired = self.clock() - self._seen > float(spec.get("leaseDurationSeconds") or self.lease_s)
         if not (mine or expired or not self.holder):
             return False
-        epoch = transitions if mine else transitions + 1
-        return await self._write(epoch)
+        if await self._write(transitions if mine else transitions + 1):
+            return True
+        return mine and not again and await self._try(again=True)
 
     async def _create(self) -> bool:
         try:

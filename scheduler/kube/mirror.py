@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -147,7 +148,8 @@ class Mirror:
                 self._drop(kind, _key(item))
             case watch.Interrupted(cause, wait_s):
                 self.trouble[kind.name] = cause
-                log.warning("watch interrupted", kind=kind.name, cause=cause, again_in_s=round(wait_s, 1))
+                level = logging.WARNING if wait_s else logging.INFO  # begun anew at once is no trouble
+                log.log(level, "watch interrupted", kind=kind.name, cause=cause, again_in_s=round(wait_s, 1))
                 return
         self.trouble.pop(kind.name, None)
 

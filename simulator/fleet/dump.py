@@ -8,8 +8,8 @@ from typing import Any
 from scheduler.model import extended, fabric, levels, node, quantity, slices
 from simulator.fleet import spec
 
-LEVEL_LABELS = levels.COARSE
-"""Labels that Kubernetes defines; data centres have their own for blocks and racks."""
+LEVEL_LABELS = levels.merge(())
+"""Labels that the live scheduler takes for levels by itself; data centres may have others for blocks and racks."""
 
 Item = Mapping[str, Any]
 
@@ -105,8 +105,11 @@ def _extended(file: str, name: str, labels: Item, allocatable: Item) -> node.Nod
 def _fabric(file: str, machines: dict[str, node.NodeTopology], level_labels: tuple[str, ...]) -> fabric.Fabric:
     """Hang the nodes below the domains that their labels name."""
     labels = {name: dict(machine.labels) for name, machine in machines.items()}
-    used = [key for key in level_labels if any(key in own for own in labels.values())]
-    paths = {name: [levels.domain(machines[name], own, key) for key in used] for name, own in labels.items()}
+    found = {
+        key: {name: levels.domain(machines[name], own, key) for name, own in labels.items()} for key in level_labels
+    }
+    used = [key for key in level_labels if any(found[key].values())]
+    paths = {name: [found[key][name] for key in used] for name in machines}
     try:
         return fabric.from_paths(machines, paths, list(levels.names(used).values()))
     except fabric.FabricError as error:

@@ -1,7 +1,8 @@
 """The whole scheduler behind a proxy that breaks its requests: gangs come and go meanwhile, and it converges afterwards.
 
-Measured from the end of the faults until everything is as it should be, on two busy cores: under two seconds, each test
-prints it. A watch that stalls is found out after `watch.STALL_S` (120 s; one second here).
+Measured from the end of the faults until everything is as it should be; each test prints it. The time that is promised is
+held on a real control plane (tests/live/test_faults.py), where a stalled watch is found out after `watch.STALL_S`; here it is
+one second.
 """
 
 import asyncio
@@ -129,7 +130,8 @@ async def test_it_converges_when_the_faults_are_over(site: Site, kind: str) -> N
     site.between.rules.extend(rule for rule in made if rule not in watched)
     await site.churn()
     await site.once()
-    assert sum(rule.applied for rule in made) > 3, "hardly anything was broken"
+    idle = {str(rule.fault) for rule in made} - {str(rule.fault) for rule in made if rule.applied}
+    assert not idle, f"these never struck: {idle}"
     site.between.clear()
     began = time.monotonic()
     await site.home.until(site.settled, CONVERGED_S)

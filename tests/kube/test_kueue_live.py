@@ -238,7 +238,7 @@ async def test_deletion_drops_the_reservation(queue: Queue) -> None:
         path = await queue.job()
         await queue.condition("Admitted")
         uid = (await queue.workload())["metadata"]["uid"]
-        await queue.here.api.delete(path, propagationPolicy="Background")
+        await queue.here.api.delete(path, propagation="Background")
         await queue.until(lambda: asyncio.sleep(0, planner.cancelled))
         assert planner.cancelled == [uid]
 

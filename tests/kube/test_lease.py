@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,26 @@ async def test_a_leader_that_is_paused_learns_that_it_was_replaced(api: client.C
     assert await two.acquire() == 2
     with pytest.raises(lease.Lost, match="two holds"):
         await one.keep()
+
+
+async def test_a_renewal_that_is_sent_twice_is_no_loss(api: client.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP client repeats a PUT whose answer was lost; the repetition is a conflict."""
+    one = candidate(api, "one")
+    await one.acquire()
+    replace, sent = client.Client.replace, 0
+
+    async def twice(self: client.Client, path: str, item: Mapping[str, Any], **params: str) -> Any:
+        nonlocal sent
+        sent += 1
+        if sent == 1:
+            await replace(self, path, item, **params)
+        return await replace(self, path, item, **params)
+
+    monkeypatch.setattr(client.Client, "replace", twice)
+    keeping = asyncio.create_task(one.keep())
+    await asyncio.wait([keeping], timeout=0.5)
+    assert not keeping.done() and one.held() and sent > 2
+    keeping.cancel()
 
 
 async def test_a_leader_that_cannot_renew_stops_before_anybody_else_may_begin(

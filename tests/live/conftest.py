@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 import pytest
 
 from scheduler.apiserver import client
+from tests.live import audit
 from tests.live import site as sites
 from tests.live import team as teams
 from tests.testbed import cluster as clusters
@@ -15,12 +16,16 @@ from tests.testbed import fixtures
 
 @pytest.fixture(scope="session")
 def live_site(kubernetes_version: str) -> Iterator[sites.Site]:
-    """A control plane with simulated machines, the controllers of other projects, and Muster."""
+    """A control plane with simulated machines, the controllers of other projects, and Muster.
+
+    At the end everything that Muster decided in all tests is decided again from its logs.
+    """
     fixtures.require(real_nodes=False)
     with clusters.Cluster(clusters.Options(version=kubernetes_version)).start() as home:
         site = sites.of(home)
         site.start()
         yield site
+        print(audit.replayed(site.audit))
 
 
 @pytest.fixture

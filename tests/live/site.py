@@ -86,7 +86,18 @@ class Site:
         found: list[str | Path] = [sys.executable, "-m", "scheduler.cli", "run", "--host", "127.0.0.1"]
         found += [f"--port={self.port}", f"--webhook-port={self.webhook_port}", "--kubeconfig", self._kubeconfig()]
         found += ["--tls-certificate", pair.cert, "--tls-key", pair.key, "--client-ca", self.home.authority.ca]
-        return [*found, *options]
+        return [*found, "--audit-folder", self._audit_folder(), *options]
+
+    @property
+    def audit(self) -> Path:
+        """Return where the decision logs are, in a folder for each start of Muster: each keeps its last ten terms."""
+        return self.home.folder / "audit"
+
+    def _audit_folder(self) -> Path:
+        self.audit.mkdir(exist_ok=True)
+        folder = self.audit / f"{len(list(self.audit.iterdir())):03}"
+        folder.mkdir()
+        return folder
 
     def _kubeconfig(self) -> Path:
         """Write the file by which Muster acts as its own account, with the rights of deploy/ and no others."""

@@ -22,7 +22,6 @@ Obj = dict[str, Any]
 
 WAIT_S = 30.0
 COUNTS = {1: "one", 2: "two", 4: "four", 8: "eight"}
-RESOURCE_POLICY = {"propagationPolicy": "Background"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +73,13 @@ class Team:
             await self.api.create(self.path("v1", "pods"), one)
 
     async def delete(self, api_version: str, plural: str, name: str) -> None:
-        await self.api.delete(self.path(api_version, plural, name), **RESOURCE_POLICY)
+        await self.api.delete(self.path(api_version, plural, name), propagation="Background")
 
     async def empty(self) -> None:
         """Delete all pods, however they came, and wait until they and their claims are gone."""
         for api_version, plural in ((work.JOBSET, "jobsets"), (work.LWS, "leaderworkersets"), (work.BATCH, "jobs")):
             with contextlib.suppress(errors.ApiError):  # a controller that this site does not have
-                await self.api.delete(self.path(api_version, plural), **RESOURCE_POLICY)
+                await self.api.delete(self.path(api_version, plural), propagation="Background")
         await self.api.delete(self.path("v1", "pods"), grace_s=0)
 
         await self.until(self.nothing)

@@ -8,6 +8,7 @@ import pytest
 
 from scheduler.model import machines, slices
 from simulator.fleet import dump, load, spec
+from tests.testbed.fleet import nodes, presets
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -24,12 +25,12 @@ def dumped(*items: dict[str, Any]) -> bytes:
 
 def test_extended_resources_and_zone_labels_are_read() -> None:
     fleet = load.read(str(DATA / "nodes.json"))
-    nodes = {machine.name: machine for machine in fleet.nodes()}
+    found = {machine.name: machine for machine in fleet.nodes()}
     assert fleet.levels == ("cluster", "zone", "node")
     assert fleet.children("z1") == ["gpu-a", "cpu-b"]
-    assert [gpu.model.name for gpu in nodes["gpu-a"].gpus] == ["NVIDIA-L40S"] * 4
-    assert (nodes["gpu-a"].cpu_milli, nodes["gpu-a"].memory_mib, nodes["gpu-a"].max_pods) == (63_500, 262_144, 110)
-    assert (nodes["cpu-b"].cpu_milli, nodes["cpu-b"].memory_mib, nodes["cpu-b"].gpus) == (16_000, 65_536, ())
+    assert [gpu.model.name for gpu in found["gpu-a"].gpus] == ["NVIDIA-L40S"] * 4
+    assert (found["gpu-a"].cpu_milli, found["gpu-a"].memory_mib, found["gpu-a"].max_pods) == (63_500, 262_144, 110)
+    assert (found["cpu-b"].cpu_milli, found["cpu-b"].memory_mib, found["cpu-b"].gpus) == (16_000, 65_536, ())
 
 
 def test_any_labels_make_levels_and_unequal_depths() -> None:
@@ -49,6 +50,16 @@ def test_devices_come_from_resource_slices(kind: str) -> None:
     assert read.nvlinks == machine.nvlinks
     assert (read.cpu_milli, read.memory_mib) == (223_500, 2_064_384)
     assert empty.gpus == ()
+
+
+def test_a_dump_has_the_levels_that_the_live_scheduler_finds() -> None:
+    """The NVLink domain is told by the slices; no label of the nodes says it."""
+    rack = presets.Fleet("f", ((presets.Rack(presets.NVL72, 2), presets.Rack("hgx-h100", 1)),))
+    kinds = {nodes.NODES: "Node", nodes.SLICES: "ResourceSlice"}
+    objects = [json.loads(body.data) | {"kind": kinds[body.path]} for each in nodes.bodies(rack) for body in each]
+    fleet = dump.read("dump", dumped(*objects))
+    assert fleet.levels == ("cluster", "zone", "block", "rack", "nvlink-domain", "node")
+    assert [len(fleet.path(name)) for name in ("f-b00-r00-n00", "f-b00-r01-n00")] == [6, 5]
 
 
 CASES = [

@@ -68,6 +68,16 @@ def test_one_job_after_the_other() -> None:
     assert (found.state == STATE.FINISHED).all()
 
 
+def test_what_a_job_leaves_behind_is_free_later() -> None:
+    """Of two pods with one machine each the second keeps its devices: a job of one pod starts at once, of two later."""
+    jobs = runs.trace([0, 1, 2], [10, 5, 20], (runs.shape(2, gpus=4), runs.shape(1, gpus=4)), shape=[0, 0, 1])
+    one, other = replay.Remains("claim-0", 0, 2.5), replay.Remains("claim-1", 1, 7.5)
+    found = runs.made(jobs, remains={"j0": (other,)}).run().jobs
+    assert found.start_s.tolist() == [0, 30, 10]
+    found = runs.made(jobs.head(2), remains={"j0": (one, other)}).run().jobs
+    assert found.start_s.tolist() == [0, 17.5] and (found.state == STATE.FINISHED).all()
+
+
 def test_an_empty_trace_has_an_empty_outcome() -> None:
     found = runs.made(runs.trace([], [])).run()
     assert not found.partial and found.events == 0 and not found.series.time_s

@@ -11,6 +11,7 @@ import contextlib
 import random
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +32,12 @@ START_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request and what became of it: `status` is 0 where no answer was given."""
+    """A request and what became of it: `status` is 0 where no answer was given, `at` is when, by the monotonic clock."""
 
     asked: rules.Request
     faults: tuple[rules.Fault, ...]
     status: int
+    at: float
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class Proxy:
     _loop: asyncio.AbstractEventLoop = field(init=False)
     _thread: threading.Thread = field(init=False)
     _ending: asyncio.Event = field(init=False)
+    _watches: dict[asyncio.Transport, rules.Request] = field(init=False, default_factory=dict)
     _failed: list[BaseException] = field(init=False, default_factory=list)
 
     def __enter__(self) -> Self:
@@ -80,6 +83,27 @@ class Proxy:
 
     def clear(self) -> None:
         self.rules.clear()
+
+    def cut(self, *resources: str) -> None:
+        """Cut the watches of some resources that run now, as a load balancer does that is restarted."""
+        self._loop.call_soon_threadsafe(self._abort, resources)
+
+    def _abort(self, resources: tuple[str, ...]) -> None:
+        for transport, asked in list(self._watches.items()):
+            if asked.resource in resources:
+                transport.abort()
+
+    @contextlib.contextmanager
+    def streaming(self, request: web.Request, asked: rules.Request) -> Iterator[None]:
+        """Count a watch among those that run."""
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        self._watches[transport] = asked
+        try:
+            yield
+        finally:
+            self._watches.pop(transport, None)
 
     def copy_of(self, config: Path) -> Path:
         """Write a kubeconfig that goes through the proxy with the credentials of another."""
@@ -167,7 +191,7 @@ class Handler:
             self._note(asked, faults, answer.status)
             await response.prepare(request)
             if asked.verb == "watch" and answer.status == 200:
-                await self._watch(request, response, answer, faults)
+                await self._watch(request, asked, response, answer, faults)
             else:
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
@@ -178,13 +202,14 @@ class Handler:
     async def _watch(
         self,
         request: web.Request,
+        asked: rules.Request,
         response: web.StreamResponse,
         answer: aiohttp.ClientResponse,
         faults: tuple[rules.Fault, ...],
     ) -> None:
         """Pass on the lines of a watch until a fault ends it."""
         told = 0
-        with contextlib.suppress(ConnectionError, aiohttp.ClientError):
+        with contextlib.suppress(ConnectionError, aiohttp.ClientError), self.proxy.streaming(request, asked):
             if await self._ended(request, response, faults, told):
                 return
             async for line in lines(answer):
@@ -229,7 +254,7 @@ class Handler:
             request.transport.abort()
 
     def _note(self, asked: rules.Request, faults: tuple[rules.Fault, ...], status: int) -> None:
-        self.proxy.seen.append(Seen(asked, faults, status))
+        self.proxy.seen.append(Seen(asked, faults, status, time.monotonic()))
 
 
 async def lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -136,6 +136,27 @@ async def test_failing_watches_are_asked_ever_more_rarely(
     assert lists(told) <= len(waits) + 1
 
 
+async def test_watches_that_run_are_cut_when_the_test_says(small: conftest.Small, between: proxy.Proxy) -> None:
+    told = await converges(small, between.kubeconfig, lambda: between.cut("configmaps"), stall_s=5)
+    assert len([one for one in between.seen if one.asked.verb == "watch"]) == 2
+    assert lists(told) == 1
+
+
+async def test_a_stalled_watch_is_named(small: conftest.Small, between: proxy.Proxy) -> None:
+    between.add(WATCHES, rules.Stall(3), times=1)
+    told = await converges(small, between.kubeconfig)
+    [stall] = [event for event in told if isinstance(event, watch.Interrupted)]
+    assert stall == watch.Interrupted("not even a bookmark came for 0.5 s", 0.0)
+    assert lists(told) == 1 and told[told.index(stall) + 1] == watch.Resumed()
+
+
+async def test_watches_that_all_stall_cost_a_list_now_and_then(small: conftest.Small, between: proxy.Proxy) -> None:
+    """A middlebox lets no watch through: what the follower knows is as old as a few stalls, not for ever."""
+    between.add(WATCHES, rules.Stall(0))
+    told = await converges(small, between.kubeconfig, stall_s=0.2)
+    assert lists(told) == 2
+
+
 async def test_a_lost_acknowledgement_leaves_the_write_done(small: conftest.Small, between: proxy.Proxy) -> None:
     between.add(rules.Match(verbs=("create",)), rules.Reset(after=True), times=1)
     async with await client.Client.connect(between.kubeconfig) as api:
