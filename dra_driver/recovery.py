@@ -147,7 +147,8 @@ class Recovery:
         async def take_over() -> None:
             await self.state.prepare(reference, await self.state.wanted(reference), rebuilt=True)
 
-        return await self.troubles.attempt(f"claim {reference.uid}", "RebuildFailed", take_over())
+        text = f"{reference}: {{}}"
+        return await self.troubles.attempt(f"claim {reference.uid}", "RebuildFailed", take_over(), text)
 
     async def sweep(self) -> None:
         """Remove what no record asks for: files, MIG instances, and records whose claims are gone."""

@@ -136,7 +136,7 @@ async def test_a_file_that_is_gone_is_no_empty_checkpoint(tmp_path: Path) -> Non
     store = checkpoint.Store(tmp_path)
     await store.change(adding(1))
     store.path.unlink()
-    with pytest.raises(checkpoint.CheckpointError, match="checkpoint.json: the file is gone"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint\.json: the file is gone"):
         store.read()
     with pytest.raises(checkpoint.CheckpointError, match="the file is gone"):
         await store.change(adding(2))
