@@ -48,12 +48,13 @@ class Faults:
 
     def __init__(self, path: Path, boot_id: str) -> None:
         self.path, self.boot_id = path, boot_id
-        self._written = b""
+        self._written = msgspec.json.encode(_Kept(boot_id, {}))  # a file that is not there says the same
 
     def read(self) -> dict[str, model.Health]:
         """Return the faults of this boot; a file that cannot be read is told in the log and set aside."""
         try:
-            kept = msgspec.json.decode(self.path.read_bytes()[:MAX_FILE], type=_Kept)
+            self._written = self.path.read_bytes()[:MAX_FILE]
+            kept = msgspec.json.decode(self._written, type=_Kept)
         except FileNotFoundError:
             return {}
         except (msgspec.MsgspecError, OSError, UnicodeDecodeError) as error:

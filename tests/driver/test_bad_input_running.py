@@ -188,6 +188,7 @@ async def test_without_checkpoint_and_api_server_nothing_is_swept_away(
     async with kept(node.instance()) as driver, node.kubelet() as calls:
         assert "does not answer" in await told(node, "NotRebuilt")
         await turns(driver)
+        await driver.recovery.sweep()
         assert len(list(node.cdi.glob("*.json"))) == 2 and len(node.hardware._all()) == 1
         node.claims.reachable = True
         await whole(node, driver, calls, *mine)
