@@ -51,7 +51,7 @@ def run(
     ]
     libraries = nvml or str(library.folder())
     environment = os.environ | {"LD_LIBRARY_PATH": libraries, "MUSTER_NVML_STATE": str(host / "nvml.state")}
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30)
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=180)
 
 
 def told(done: subprocess.CompletedProcess[str]) -> str:

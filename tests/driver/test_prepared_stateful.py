@@ -125,6 +125,7 @@ class Driver(RuleBasedStateMachine):
         if not self.dead:
             self.countdown = 0
             return [told(answer) for answer in answers]
+        self.runner.get_loop().set_exception_handler(lambda loop, context: None)  # nobody hears of it
         self.runner.close()  # no task of the dead process goes on
         self.state.close()
         self.runner = asyncio.Runner()
