@@ -65,18 +65,20 @@ class Scene:
     async def set_up(self) -> Path:
         """Make the beginning, and keep it."""
         driver, path = self.driver, self.driver.checkpoint
-        if self.name not in ("service", "fault"):
-            assert await driver.come_up("mig-created" if self.name == "half" else "")
-            empty = path.read_bytes()
+        if self.name == "service":
+            return driver.save()
+        assert await driver.come_up("mig-created" if self.name == "half" else "")
+        empty = path.read_bytes()
+        if self.name != "fault":
             async with calling(driver) as calls:
                 assert await prepared(calls, self.mine[1]) == [""]
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     assert await prepared(calls, self.mine[0]) == [""]
-            if self.name == "half":
-                self.died()
-                await self.server.delete("cut")
-            else:
-                driver.kill()
+        if self.name == "half":
+            self.died()
+            await self.server.delete("cut")
+        else:
+            driver.kill()
         match self.name:
             case "damaged":
                 path.write_bytes(path.read_bytes()[:-20])
@@ -93,17 +95,27 @@ class Scene:
         self.giving_back = False
         if not await self.driver.come_up(point):
             return
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            async with calling(self.driver) as calls:
-                if self.name == "service":
-                    for one in self.mine:  # one after the other, so that no two share a write
-                        assert await prepared(calls, one) == [""]
-                    self.giving_back = True
-                    for one in self.mine:
-                        assert set((await calls.unprepare(one)).values()) == {""}
-                if self.name == "fault":
-                    machine.xid(self.driver.state, 3, 79)
-                await kubelet.until(lambda: self.driver.code is not None or self.over(), UP_S)
+        if self.name == "service":
+            try:
+                await self.serve()
+            except grpc.aio.AioRpcError:  # it is dying; the connection ends before the process does
+                await kubelet.until(lambda: self.driver.code is not None, UP_S)
+        while self.name == "fault" and self.driver.code is None and not self.over():
+            machine.xid(self.driver.state, 3, 79)  # one that comes before the driver follows events is not seen
+            await asyncio.sleep(0.2)
+        await kubelet.until(lambda: self.driver.code is not None or self.over(), UP_S)
+        name, _, turn = point.partition(":")
+        if point and self.driver.reached()[name] >= int(turn):  # it is dying
+            await kubelet.until(lambda: self.driver.code is not None, UP_S)
+
+    async def serve(self) -> None:
+        """Prepare and unprepare, one after the other, so that no two share a write."""
+        async with calling(self.driver) as calls:
+            for one in self.mine:
+                assert await prepared(calls, one) == [""]
+            self.giving_back = True
+            for one in self.mine:
+                assert set((await calls.unprepare(one)).values()) == {""}
 
     def over(self) -> bool:
         """Tell whether the scene has come to its end."""

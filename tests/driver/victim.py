@@ -139,7 +139,8 @@ class Victim(live.Driver):
 
     def reboot(self) -> None:
         """Take what does not outlive a boot: MIG instances and the CDI folder."""
-        shutil.rmtree(self.node.cdi)
+        for path in self.node.cdi.iterdir():
+            path.unlink()
         with state.changed(self.state) as found:
             for gpu in found.gpu[: found.gpus]:
                 for row in gpu.instance:
