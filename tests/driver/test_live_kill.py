@@ -40,7 +40,7 @@ SCENES = {
     "fault": ("faults-", "taints-"),
     "damaged": ("checkpoint-", "hardware-"),
     "lost": ("checkpoint-", "hardware-"),
-    "reboot": ("checkpoint-", "mig-", "hardware-", "metadata-", "cdi-"),
+    "reboot": ("checkpoint-", "mig-", "hardware-", "cdi-"),
     "leftover": ("mig-", "cdi-"),
     "half": ("checkpoint-", "mig-", "cdi-"),
 }

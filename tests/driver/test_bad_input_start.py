@@ -1,4 +1,4 @@
-"""NVML that is missing or fails when the driver starts on a node with prepared claims: it serves, says so, and loses nothing."""
+"""NVML that fails, or folders that cannot be written, when the driver starts: it stays, says so, and loses nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.apiserver import paths
+from tests.driver import kubelet, small_disk
 from tests.driver.test_live_kill import MADE
 from tests.driver.victim import UP_S, Server, Victim, calling, prepared, serving, victim
 from tests.driver.zygote import Zygote
@@ -82,3 +83,24 @@ async def test_nvml_that_fails_at_the_start(
             assert set((await calls.unprepare(cut, whole)).values()) == {""}
             assert (driver.prepared(), driver.made(), driver.files()) == ({}, set(), 0)
         driver.stop()
+
+
+async def test_folders_that_cannot_be_written_are_waited_for_and_a_signal_ends_that(
+    short_folder: Path, starter: Zygote
+) -> None:
+    async with serving(short_folder) as server:
+        with (
+            victim(short_folder / "n", server.kubeconfig, starter) as driver,
+            small_disk.mounted(driver.node.root) as disk,
+        ):
+            disk.read_only(True)
+            driver.begin()
+            await kubelet.until(lambda: "NotServing" in driver.told(), UP_S)
+            assert str(driver.plugins) in driver.told() and driver.code is None
+            driver.stop()
+            driver.begin()
+            disk.read_only(False)
+            await kubelet.until(lambda: '"event":"serving"' in driver.told(), UP_S)
+            async with calling(driver) as calls:
+                assert await prepared(calls, server.claims["cut"]) == [""]
+            driver.stop()
