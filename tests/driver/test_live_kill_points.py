@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.testbed]
 CLASS = "killed-gpu"
 MIG = f"device.attributes['{live.DRIVER}'].type == 'mig' && device.attributes['{live.DRIVER}'].profile == '1g.10gb'"
 WRITES = 2  # of a create, and of a destroy
+START_S = 180.0  # on a loaded machine; two seconds else
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def driver(real_session: clusters.Cluster, tmp_path_factory: pytest.TempPathFact
     gpus = tuple(replace(gpu, mig_enabled=gpu.index == 3) for gpu in built.gpus)
     folder = tmp_path_factory.mktemp("points") / "d"
     found = live.Driver(real_session, real_session.nodes["real-1"], replace(built, gpus=gpus), folder)
-    found.start()
+    found.start(deadline_s=START_S)
     yield found
     found.leave()
 
@@ -44,12 +45,12 @@ def again(driver: live.Driver, patch: pytest.MonkeyPatch, point: str = "") -> No
     if driver.running:
         driver.kill()
     patch.setenv(faultpoint.VARIABLE, point)
-    driver.start()
+    driver.start(deadline_s=START_S)
 
 
 def dies(driver: live.Driver) -> None:
     """Wait for the end that was asked for."""
-    live.wait("it is dead", lambda: driver.running[""].poll() == -signal.SIGKILL, 60)
+    live.wait("it is dead", lambda: driver.running[""].poll() == -signal.SIGKILL, 120)
     driver.running.clear()
 
 
@@ -60,7 +61,7 @@ def create(space: fixtures.Space) -> None:
 
 def runs(driver: live.Driver, space: fixtures.Space) -> str:
     """Return the UUID of the MIG device, which the pod has."""
-    live.running(space, "slice", deadline_s=120)
+    live.running(space, "slice", deadline_s=180)
     (made,) = live.instances(driver)
     assert live.report(driver.node, space, "slice")["env"]["MUSTER_DEVICES_GPU"] == made
     assert list(driver.prepared()) == [live.claim_uid(space, "slice")]
@@ -92,8 +93,8 @@ def test_killed_at_a_write_the_kubelet_brings_create_and_destroy_to_their_end(
     dies(driver)
     again(driver, monkeypatch)
     driver.node.restart_kubelet()
-    live.wait("removed", lambda: gone(driver), 120)
-    space.kubectl("wait", "--for=delete", "pod/slice", "--timeout=60s")
+    live.wait("removed", lambda: gone(driver), 180)
+    space.kubectl("wait", "--for=delete", "pod/slice", "--timeout=120s")
 
 
 def test_there_is_no_other_write_and_a_corrupt_checkpoint_is_told_under_the_pod(
@@ -107,13 +108,13 @@ def test_there_is_no_other_write_and_a_corrupt_checkpoint_is_told_under_the_pod(
     driver.kill()
     driver.checkpoint.write_bytes(driver.checkpoint.read_bytes()[:-20])
     again(driver, monkeypatch)
-    (message,) = live.wait("the Event", lambda: told(real_nodes), 30)
+    (message,) = live.wait("the Event", lambda: told(real_nodes), 60)
     (aside,) = driver.checkpoint.parent.glob("checkpoint.json.corrupt-*")
     assert str(driver.checkpoint) in message and aside.name in message
     assert runs(driver, space) == made and live.phase(space, "slice") == "Running"
     again(driver, monkeypatch, beyond)
     live.delete(space, "slice")
-    live.wait("removed", lambda: gone(driver), 60)
+    live.wait("removed", lambda: gone(driver), 180)
     assert driver.running[""].poll() is None
     again(driver, monkeypatch)
 
