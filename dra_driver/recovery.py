@@ -25,15 +25,28 @@ class Recovery:
         self.state, self.boot_id, self.troubles, self._tell = own, boot_id, troubles.Troubles(tell), tell
         self._left: set[ClaimUid] | None = None  # claims that are not restored yet; None: not known
         self._read_before = False
+        self._failures = self._pause = 0  # of rebuilding
 
-    async def start(self) -> None:
-        """Read the checkpoint, or set it aside, and make all prepared claims so again, as far as it is possible now."""
-        await self.troubles.attempt("checkpoint", "CheckpointUnusable", self._bring_up())
+    async def start(self) -> bool:
+        """Read the checkpoint, or set it aside, and make all prepared claims so again, as far as it is possible now.
+
+        Returns whether the checkpoint can be used.
+        """
+        return await self.troubles.attempt("checkpoint", "CheckpointUnusable", self._bring_up())
 
     async def mend(self) -> bool:
         """Do what is left of a start, or has become necessary since; return whether all records are there."""
-        await self.start()
-        return await self.troubles.attempt("rebuild", "NotRebuilt", self.rebuild()) and self._complete()
+        return await self.start() and await self._rebuilt()
+
+    async def _rebuilt(self) -> bool:
+        """Rebuild what is lost; after failures only at every 2nd to 16th call, since it lists the claims of the cluster."""
+        if self._pause:
+            self._pause -= 1
+            return False
+        done = await self.troubles.attempt("rebuild", "NotRebuilt", self.rebuild()) and self._complete()
+        self._failures = 0 if done else min(4, self._failures + 1)
+        self._pause = 0 if done else 2**self._failures - 1
+        return done
 
     def _complete(self) -> bool:
         try:
