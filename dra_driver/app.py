@@ -57,7 +57,7 @@ class Node:
 
     machine: state.Machine
     hardware: mig.Hardware
-    driver_version: str
+    driver_version: Callable[[], str]
     health: healthstream.Source | None = None
     services: Sequence[Service] = ()
     hooks: instance.Hooks = instance.Hooks()
@@ -66,10 +66,8 @@ class Node:
 
 
 def parts(config: settings.Config, node: Node, claims: state.Claims) -> state.Parts:
-    """Make the folders of the driver and return what a state works with."""
+    """Return what a state works with; an instance makes the folders."""
     folder = config.folder
-    for name in ("locks", "mps"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     driver = config.root / config.driver_root.lstrip("/")
     programs = sharing.Programs(driver / "usr/bin/nvidia-smi", driver / "usr/bin/nvidia-cuda-mps-control")
     daemons = sharing.Daemons(folder / "mps", str(folder / "mps"), programs)
@@ -126,14 +124,32 @@ async def serve(
     with _signals() as stopped:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work()) for work in (status.run, events.run, *node.services)]
-            await running.start()
-            tasks.append(group.create_task(running.run()))
-            ready()
-            await stopped.wait()
-            log.info("stopping")
-            await running.stop()
+            if await _started(running, stopped):
+                tasks.append(group.create_task(running.run()))
+                ready()
+                await stopped.wait()
+                log.info("stopping")
+                await running.stop()
             for task in tasks:
                 task.cancel()
+
+
+async def _started(running: instance.Instance, stopped: asyncio.Event) -> bool:
+    """Start an instance, which may have to wait for the disk or the API server; return False where a signal was first."""
+    starting, signalled = asyncio.create_task(running.start()), asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait((starting, signalled), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            return True
+        log.info("stopping before the start was over")
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return False
+    finally:
+        starting.cancel()
+        signalled.cancel()
 
 
 def _forget(status: claims_api.StatusWriter, store: checkpoint.Store) -> None:
@@ -146,13 +162,12 @@ def _forget(status: claims_api.StatusWriter, store: checkpoint.Store) -> None:
 
 async def run(config: settings.Config, probe: interface.Probe) -> None:
     """Discover the node and serve until a signal."""
-    found = await inventory.Inventory.take(probe)
-    config.folder.mkdir(parents=True, exist_ok=True)
+    found = await inventory.Inventory.begin(probe, config.node_name)
     try:
         async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
             measured = work.Work()
             publishing = work.Publisher(api, config.node_name, config.driver, measured, config.own_devices)
-            watching = _watcher(config, probe, found.current())
+            watching = _watcher(config, probe, found.published)
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(watching.found)
             await watching.start()
@@ -161,7 +176,7 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
             node = Node(
                 found,
                 probe,
-                found.found.driver_release,
+                lambda: found.found.driver_release,
                 watching.source,
                 services,
                 instance.Hooks(registered=told.registration),

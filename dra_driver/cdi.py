@@ -6,7 +6,6 @@ together, such as their order. The folder is usually in memory, so files are re-
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from dra_driver.claim import ClaimUid
 VERSION = "0.5.0"  # the least that knows hostPath of device nodes, and names that begin with a digit as UIDs may
 CLASS = "claim"
 MAX_BYTES = 4 * 1024 * 1024
-ABANDONED_S = 60.0  # another instance may be writing a younger temporary file just now
 
 
 def kind(driver: str) -> str:
@@ -116,9 +114,7 @@ class Folder:
 
     def remove_abandoned(self) -> None:
         """Remove what a crash left half written."""
-        for path in self.path.glob(f".{self._prefix}*.tmp"):
-            if time.time() - path.stat().st_mtime > ABANDONED_S:
-                path.unlink(missing_ok=True)
+        checkpoint.remove_abandoned(self.path, f".{self._prefix}*.tmp")
 
 
 def _contents(path: Path) -> bytes | None:

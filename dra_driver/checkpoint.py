@@ -24,6 +24,7 @@ from dra_driver import faultpoint, prepared
 
 VERSION = 1
 MAX_BYTES = 16 * 1024 * 1024  # a node has room for some hundred claims of a few kilobytes
+ABANDONED_S = 60.0
 
 _INSTANCE = secrets.token_hex(4)  # two instances in two pods may have one process id
 
@@ -33,6 +34,10 @@ _Signature = tuple[int, int, int]
 
 class CheckpointError(ValueError):
     """The file is not what a driver of this version writes; the message names it."""
+
+
+class VersionError(CheckpointError):
+    """The file is of another version; a newer driver may be writing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ def decode(data: bytes, path: Path) -> prepared.Checkpoint:
     try:
         document = msgspec.json.decode(data, type=_File)
         if document.version != VERSION:
-            raise CheckpointError(f"{path}: version {document.version}, this driver reads version {VERSION}")
+            raise VersionError(f"{path}: version {document.version}, this driver reads version {VERSION}")
         contents = bytes(document.contents)
         if _checksum(contents) != document.checksum:
             raise CheckpointError(f"{path}: the checksum does not fit the contents")
@@ -109,6 +114,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove temporary files of `replace_file` that a crash left; another instance may be writing a younger one."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -130,6 +143,11 @@ class Store:
     """The checkpoint of one state folder.
 
     `change` is the only way to alter it. The file is read again whenever another instance replaced it.
+
+    Attributes
+    ----------
+    expected : bool
+        The file was there, or must have been: that it is missing means that records are lost, not that there are none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -139,10 +157,11 @@ class Store:
         self._seen: tuple[_Signature | None, prepared.Checkpoint] = (None, prepared.Checkpoint())
         self._queue: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
+        self.expected = False
         self.writes = 0
 
     def read(self) -> prepared.Checkpoint:
-        """Return what is on disk; a file that was never written is an empty checkpoint.
+        """Return what is on disk; a file that was never written is an empty checkpoint, one that is gone is an error.
 
         Raises
         ------
@@ -152,7 +171,10 @@ class Store:
         try:
             signature = self._signature()
         except FileNotFoundError:
+            if self.expected:
+                raise CheckpointError(f"{self.path}: the file is gone") from None
             return prepared.Checkpoint()
+        self.expected = True
         known, checkpoint = self._seen
         if signature != known:
             if signature[1] > MAX_BYTES:
@@ -214,7 +236,7 @@ class Store:
     def _put(self, checkpoint: prepared.Checkpoint) -> None:
         replace_file(self.path, encode(checkpoint), "checkpoint")
         self.writes += 1
-        self._seen = self._signature(), checkpoint
+        self._seen, self.expected = (self._signature(), checkpoint), True
         faultpoint.reach("checkpoint-written")
 
     @contextlib.contextmanager
@@ -226,21 +248,39 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def set_aside(self, fresh: prepared.Checkpoint = prepared.Checkpoint()) -> Path:
-        """Put another checkpoint in the place of a file that cannot be read, and keep that one under another name.
+    def set_aside(self, fresh: prepared.Checkpoint) -> Path | None:
+        """Put another checkpoint in the place of a file that is damaged or gone; return where the damaged one is kept.
 
         A crash or a full disk on the way leaves it where it is: a later start must not take the node for an empty one.
+        Nothing is done where another instance was faster.
         """
         with self._locked():
-            kept = self.path.with_name(f"{self.path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-            kept.unlink(missing_ok=True)
-            os.link(self.path, kept)
+            try:
+                self.read()
+                return None
+            except CheckpointError:
+                kept = self._keep()
             try:
                 self._put(fresh)
             except OSError:
-                kept.unlink()
+                if kept is not None:
+                    kept.unlink()
                 raise
         return kept
+
+    def _keep(self) -> Path | None:
+        """Give the file a second name."""
+        kept = self.path.with_name(f"{self.path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(self.path, kept)
+        except FileNotFoundError:
+            return None
+        return kept
+
+    def remove_abandoned(self) -> None:
+        """Remove what a crash left half written."""
+        remove_abandoned(self.path.parent, f".{self.path.name}.*.tmp")
 
 
 def _succeed(done: asyncio.Future[prepared.Checkpoint], result: prepared.Checkpoint) -> None:

@@ -14,7 +14,7 @@ import yaml
 from dra_driver import app, checkpoint, mig, sockets
 from dra_driver.commands import discover, doctor, slices
 from dra_driver.config import Config
-from dra_driver.probe import host, roots
+from dra_driver.probe import host, late, roots
 from scheduler.apiserver import access
 
 MAX_FILE = 1024 * 1024
@@ -84,7 +84,8 @@ def run(**values: Any) -> None:
     app.set_up_logs(config.log_level)
     try:
         _ = config.sockets  # a path that is too long is told before anything is started
-        probe = host.probe(roots.Root(config.root), config.node_name, config.library, config.accelerators)
+        root = roots.Root(config.root)
+        probe = late.LateProbe(lambda: host.probe(root, config.node_name, config.library, config.accelerators))
         asyncio.run(app.run(config, probe))
     except (*STOPPING, ValueError) as error:
         raise click.ClickException(str(error)) from error

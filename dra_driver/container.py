@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dra_driver import edits, host_files, metadata, mig, prepare, prepared, sharing
@@ -30,12 +30,18 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the edits come from."""
+    """Where the edits come from.
+
+    Attributes
+    ----------
+    driver_version : function
+        Returns the release of the GPU driver now: it may be loaded, or changed, after the start.
+    """
 
     files: host_files.HostFiles
     hardware: mig.Hardware
     daemons: sharing.Daemons
-    driver_version: str
+    driver_version: Callable[[], str]
 
     def contents(self, entry: prepared.Claim, mounts: Mapping[str, edits.Mount]) -> Contents:
         """Return the edits of a claim; `mounts` has the metadata file of each request.
@@ -48,7 +54,7 @@ class Source:
         of_device = {held.key: self._device(held) for held in entry.devices}
         of_request = {name: self._request(entry, name, mounts) for name in entry.requests}
         has_gpus = any(held.gpu_uuid for held in entry.devices)
-        common = self.files.common(self.driver_version) if has_gpus else edits.Edits()
+        common = self.files.common(self.driver_version()) if has_gpus else edits.Edits()
         return Contents(of_device, of_request, edits.Edits(_place(entry)) + common)
 
     def _device(self, held: prepared.Device) -> edits.Edits:

@@ -17,5 +17,7 @@ POINTS = (
     "cdi-temporary-written",
     "cdi-written",
     "cdi-removed",
+    "faults-temporary-written",
+    "taints-temporary-written",
 )
-"""Every point, in the order of a prepare and then of an unprepare."""
+"""Every point, in the order of a prepare and then of an unprepare; those of the health last."""

@@ -13,6 +13,8 @@ from dra_driver import mig
 from dra_driver.probe import interface
 from scheduler.model import node
 
+RETRY_S = 5.0  # as long as nothing was found
+
 log = structlog.get_logger()
 
 
@@ -24,10 +26,12 @@ class Inventory:
     published : NodeTopology
         The devices with those GPUs that were found earlier and do not answer now. They stay in the slices, tainted, so
         that claims on them are evicted and explained, and no other device takes their name.
+    problem : str
+        Why the devices are not known yet; "" once they were found.
     """
 
-    def __init__(self, probe: interface.Probe, found: interface.Discovered) -> None:
-        self.probe, self.found, self.published = probe, found, found.topology
+    def __init__(self, probe: interface.Probe, found: interface.Discovered, problem: str = "") -> None:
+        self.probe, self.found, self.published, self.problem = probe, found, found.topology, problem
         self._told: list[Callable[[node.NodeTopology], None]] = []
 
     @classmethod
@@ -35,8 +39,25 @@ class Inventory:
         """Discover once; raises `mig.HardwareError` where the probe finds no way to the hardware."""
         return cls(probe, await asyncio.to_thread(probe.discover))
 
+    @classmethod
+    async def begin(cls, probe: interface.Probe, node_name: str) -> Self:
+        """Discover once; as long as the hardware does not answer, nothing is published."""
+        try:
+            return await cls.take(probe)
+        except (mig.HardwareError, OSError, ValueError) as error:
+            log.error("the devices of the node are not known; discovery is tried again", error=str(error))
+            return cls(probe, interface.Discovered(node.NodeTopology(node_name)), str(error))
+
     def current(self) -> node.NodeTopology:
-        """Return the devices that can be prepared."""
+        """Return the devices that can be prepared.
+
+        Raises
+        ------
+        HardwareError
+            They were never found.
+        """
+        if self.problem:
+            raise mig.HardwareError(self.problem)
         return self.found.topology
 
     def tell(self, changed: Callable[[node.NodeTopology], None]) -> None:
@@ -47,9 +68,11 @@ class Inventory:
         """Discover again; what a failing probe found last stays."""
         try:
             found = await asyncio.to_thread(self.probe.discover)
-        except mig.HardwareError as error:
+        except (mig.HardwareError, OSError, ValueError) as error:
             log.error("discovery failed; the last result stays", error=str(error))
+            self.problem = self.problem and str(error)
             return
+        self.problem = ""
         if found == self.found:
             return
         self.found, self.published = found, kept(self.published, found.topology)
@@ -60,7 +83,7 @@ class Inventory:
     async def run(self, every_s: float) -> None:
         """Refresh until cancelled."""
         while True:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(min(every_s, RETRY_S) if self.problem else every_s)
             await self.refresh()
 
 

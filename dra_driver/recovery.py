@@ -1,112 +1,182 @@
-"""What the driver does at its start, and now and then, to bring records, files and hardware into agreement."""
+"""What the driver does at its start, and now and then, to bring records, files and hardware into agreement.
+
+Nothing in here ends the driver: what cannot be done now is told and tried again.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 import structlog
 
-from dra_driver import checkpoint, claim, mig, prepared, sharing, state
+from dra_driver import checkpoint, claim, mig, prepared, sharing, state, troubles
 from dra_driver.claim import ClaimUid
-
-Object = state.Object  # inside the class, `state` is a field for the type checker
-
-Tell = Callable[[str, str], None]
-"""Reason and message of an Event about the node."""
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
 class Recovery:
     """Brings one state into order."""
 
-    state: state.State
-    boot_id: str
-    tell: Tell
+    def __init__(self, own: state.State, boot_id: str, tell: troubles.Tell) -> None:
+        self.state, self.boot_id, self.troubles, self._tell = own, boot_id, troubles.Troubles(tell), tell
+        self._left: set[ClaimUid] | None = None  # claims that are not restored yet; None: not known
+        self._read_before = False
+        self._failures = self._pause = 0  # of rebuilding
 
-    async def start(self) -> None:
-        """Read the checkpoint, or set it aside, and make all prepared claims so again; before the kubelet may call."""
-        await self._read()
-        found = self.state.parts.store.read()
-        if found.boot_id != self.boot_id:
-            log.info("another boot of the node", before=found.boot_id, now=self.boot_id, claims=len(found.claims))
-        await asyncio.gather(*(self._restore(uid) for uid in found.claims))
-        if found.boot_id != self.boot_id:
-            await self._note_boot()
+    async def start(self) -> bool:
+        """Read the checkpoint, or set it aside, and make all prepared claims so again, as far as it is possible now.
 
-    async def _note_boot(self) -> None:
-        """Write the boot down; without it the next start brings everything into order once more, which does no harm."""
+        Returns whether the checkpoint can be used.
+        """
+        return await self.troubles.attempt("checkpoint", "CheckpointUnusable", self._bring_up())
+
+    async def mend(self) -> bool:
+        """Do what is left of a start, or has become necessary since; return whether all records are there."""
+        return await self.start() and await self._rebuilt()
+
+    async def _rebuilt(self) -> bool:
+        """Rebuild what is lost; after failures only at every 2nd to 16th call, since it lists the claims of the cluster."""
+        if self._pause:
+            self._pause -= 1
+            return False
+        done = await self.troubles.attempt("rebuild", "NotRebuilt", self.rebuild()) and self._complete()
+        self._failures = 0 if done else min(4, self._failures + 1)
+        self._pause = 0 if done else 2**self._failures - 1
+        return done
+
+    def _complete(self) -> bool:
         try:
-            await self.state.parts.store.change(lambda c: replace(c, boot_id=self.boot_id))
-        except OSError as error:
-            log.error("the boot is not noted in the checkpoint", error=str(error))
-            self.tell("CheckpointNotWritten", f"{error}; claims cannot be prepared until it can be written")
+            return not self.state.parts.store.read().rebuilding
+        except (checkpoint.CheckpointError, OSError):
+            return False
+
+    async def _bring_up(self) -> None:
+        await self._read()
+        await self._restore()
 
     async def _read(self) -> None:
+        """Set a file that is damaged or gone aside.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be replaced, so claims are neither prepared nor given back until it can.
+        OSError
+            It cannot be read at all.
+        """
         store = self.state.parts.store
+        if not store.expected and not store.path.exists() and self.state.parts.cdi.claims():
+            store.expected = True  # there are files of prepared claims
         try:
             store.read()
-        except checkpoint.CheckpointError as error:
-            kept = store.set_aside(prepared.Checkpoint(rebuilding=True))
-            log.error("the checkpoint cannot be read", error=str(error), kept=str(kept))
-            self.tell("CheckpointCorrupt", f"{error}; kept as {kept.name}; rebuilt from claims and MIG instances")
+            self._read_before = True
             return
-        if not store.path.exists() and self.state.parts.cdi.claims():
-            log.error("the checkpoint is gone, but there are CDI files of prepared claims", file=str(store.path))
-            self.tell("CheckpointLost", f"{store.path} is gone; rebuilt from claims and MIG instances")
-            await store.change(lambda c: replace(c, rebuilding=True))
-
-    async def _restore(self, uid: ClaimUid) -> None:
+        except checkpoint.CheckpointError as error:
+            if self._read_before and isinstance(error, checkpoint.VersionError):
+                raise  # a newer instance took over, and its file is as it should be
+            problem = error
+        log.error("the checkpoint is lost", error=str(problem))
         try:
-            await self.state.restore(uid)
-        except state.EXPECTED as error:
-            log.error("a prepared claim cannot be restored", claim=uid, error=str(error))
-            self.tell("RestoreFailed", f"claim {uid}: {error}")
+            kept = await asyncio.to_thread(store.set_aside, prepared.Checkpoint(self.boot_id, rebuilding=True))
+        except OSError as error:
+            text = f"{problem}; it cannot be written anew: {error}; until then no claim is prepared or given back"
+            raise checkpoint.CheckpointError(text) from error
+        self._left = None
+        if kept is not None:
+            self._tell("CheckpointCorrupt", f"{problem}; kept as {kept.name}; rebuilt from claims and MIG instances")
+        else:
+            self._tell("CheckpointLost", f"{problem}; rebuilt from claims and MIG instances")
+
+    async def _restore(self) -> None:
+        """Make the claims that are recorded as prepared so again; those that fail are tried again with the next call."""
+        if not self._hardware():
+            return
+        found = self.state.parts.store.read()
+        if self._left is None:
+            self._left = set(found.claims)
+        done = await asyncio.gather(*(self._restored(uid) for uid in self._left))
+        self._left = {uid for uid, restored in zip(self._left, done, strict=True) if not restored}
+        if found.boot_id != self.boot_id and not self._left:
+            log.info("another boot of the node", before=found.boot_id, now=self.boot_id, claims=len(found.claims))
+            noted = self.state.parts.store.change(lambda c: replace(c, boot_id=self.boot_id))
+            text = "{}; claims cannot be prepared until it can be written"
+            await self.troubles.attempt("boot", "CheckpointNotWritten", noted, text)
+
+    def _hardware(self) -> bool:
+        """Return whether the devices of the node are known."""
+        try:
+            self.state.parts.machine.current()
+        except mig.HardwareError as error:
+            self.troubles.begin("hardware", "HardwareFailed", str(error))
+            return False
+        self.troubles.end("hardware")
+        return True
+
+    async def _restored(self, uid: ClaimUid) -> bool:
+        return await self.troubles.attempt(
+            f"claim {uid}", "RestoreFailed", self.state.restore(uid), f"claim {uid}: {{}}"
+        )
 
     async def rebuild(self) -> None:
-        """Take over the claims that the API server says are in use here; raises `UnreachableError`, to be called again."""
+        """Take over the claims that the API server says are in use here, if the checkpoint was lost.
+
+        Raises
+        ------
+        Exception
+            One of `state.EXPECTED`; to be called again.
+        """
         if not self.state.parts.store.read().rebuilding:
             return
         objects = await self.state.parts.claims.allocated()
         # Where two claims name one device, the one with a CDI file had it before.
         had = self.state.parts.cdi.claims()
         ours = self._ours(objects)
-        await asyncio.gather(*(self._take_over(reference) for reference in ours if reference.uid in had))
-        await asyncio.gather(*(self._take_over(reference) for reference in ours if reference.uid not in had))
+        first = await asyncio.gather(*(self._taken_over(reference) for reference in ours if reference.uid in had))
+        await asyncio.gather(*(self._taken_over(reference) for reference in ours if reference.uid not in had))
+        if not all(first):  # a pod may be using their devices: nothing must be swept away, nor be taken for complete
+            return
         await self.state.parts.store.change(lambda c: replace(c, rebuilding=False))
         log.info("the checkpoint is rebuilt", claims=len(self.state.parts.store.read().claims))
 
-    def _ours(self, objects: Iterable[Object]) -> list[claim.Reference]:
+    def _ours(self, objects: Iterable[state.Object]) -> list[claim.Reference]:
         """Return the claims that have a device of this node."""
         pool = self.state.parts.machine.current().name
         found = []
-        for obj in objects:
-            metadata = obj["metadata"]
-            results = obj["status"]["allocation"].get("devices", {}).get("results") or ()
-            if any((row["driver"], row["pool"]) == (self.state.parts.driver, pool) for row in results):
-                found.append(claim.reference(metadata["namespace"], metadata["name"], metadata["uid"]))
+        try:
+            for obj in objects:
+                metadata = obj["metadata"]
+                results = obj["status"]["allocation"].get("devices", {}).get("results") or ()
+                if any((row["driver"], row["pool"]) == (self.state.parts.driver, pool) for row in results):
+                    found.append(claim.reference(metadata["namespace"], metadata["name"], metadata["uid"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise state.UnreachableError(f"list of claims: not as the API has it: {error!r}") from error
         return found
 
-    async def _take_over(self, reference: claim.Reference) -> None:
-        try:
+    async def _taken_over(self, reference: claim.Reference) -> bool:
+        async def take_over() -> None:
             await self.state.prepare(reference, await self.state.wanted(reference), rebuilt=True)
-        except state.EXPECTED as error:
-            log.error("a claim cannot be taken over", claim=str(reference), error=str(error))
-            self.tell("RebuildFailed", str(error))
+
+        text = f"{reference}: {{}}"
+        return await self.troubles.attempt(f"claim {reference.uid}", "RebuildFailed", take_over(), text)
 
     async def sweep(self) -> None:
         """Remove what no record asks for: files, MIG instances, and records whose claims are gone."""
-        await self._sweep_claims()
-        await self._sweep_files()
-        await self._sweep_daemons()
-        found = self.state.parts.store.read()
-        if self.state.parts.dynamic_mig and not found.rebuilding:
+        await self._part("sweep of claims", self._sweep_claims)
+        if not self._complete():
+            return  # claims that are not known yet may have what seems to be left over
+        await self._part("sweep of files", self._sweep_files)
+        await self._part("sweep of MPS control daemons", self._sweep_daemons)
+        if self.state.parts.dynamic_mig and self._hardware():
             for gpu in self.state.parts.machine.current().gpus:
                 if gpu.mig_enabled:
-                    await self._sweep_gpu(gpu.uuid)
+                    await self._part(f"sweep of GPU {gpu.uuid}", functools.partial(self._sweep_gpu, gpu.uuid))
+
+    async def _part(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        await self.troubles.attempt(what, "SweepFailed", work(), f"{what}: {{}}")
 
     async def _sweep_claims(self) -> None:
         """Unprepare claims that the kubelet may not know of, if the API server does not know them either."""
@@ -117,25 +187,28 @@ class Recovery:
                 claim.read(await self.state.parts.claims.get(entry.reference), entry.reference, self.state.parts.driver)
             except claim.ClaimError as gone:
                 log.info("a half prepared claim is gone", claim=str(entry.reference), why=str(gone))
-                await self._unprepare(entry.uid)
+                text = f"claim {entry.uid}: {{}}"
+                await self.troubles.attempt(f"claim {entry.uid}", "SweepFailed", self.state.unprepare(entry.uid), text)
             except state.UnreachableError as error:
                 log.info("claims are not swept: the API server does not answer", error=str(error))
                 return
 
-    async def _unprepare(self, uid: ClaimUid) -> None:
-        try:
-            await self.state.unprepare(uid)
-        except state.EXPECTED as error:
-            log.error("a claim that is gone cannot be unprepared", claim=uid, error=str(error))
-
     async def _sweep_files(self) -> None:
-        parts = self.state.parts
+        """Remove files of claims without a record; one that cannot be removed holds up no other."""
+        parts, failed = self.state.parts, []
         for uid in sorted(parts.cdi.claims() | parts.metadata.claims()):
             async with parts.locks.claim(uid):  # a prepare may be about to write them
-                if uid not in parts.store.read().claims:
-                    log.info("files of no prepared claim are removed", claim=uid)
+                if uid in parts.store.read().claims:
+                    continue
+                log.info("files of no prepared claim are removed", claim=uid)
+                try:
                     await asyncio.to_thread(self.state.remove_files, uid)
+                except OSError as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
         await asyncio.to_thread(parts.cdi.remove_abandoned)
+        await asyncio.to_thread(parts.store.remove_abandoned)
 
     async def _sweep_daemons(self) -> None:
         """End MPS control daemons that no record asks for, which also lets all processes use their GPUs again."""
@@ -155,10 +228,7 @@ class Recovery:
         """Remove MIG instances without a record; with the GPU's lock held no record can be about to be written."""
         parts = self.state.parts
         async with parts.locks.devices([gpu_uuid]):
-            try:
-                listed = await asyncio.to_thread(parts.hardware.instances, gpu_uuid)
-                for orphan in mig.orphans(listed, parts.store.read()):
-                    log.warning("a MIG instance of no claim is removed", gpu=gpu_uuid, instance=str(orphan))
-                    await asyncio.to_thread(mig.remove, parts.hardware, orphan)
-            except mig.HardwareError as error:
-                log.error("MIG instances of no claim stay", gpu=gpu_uuid, error=str(error))
+            listed = await asyncio.to_thread(parts.hardware.instances, gpu_uuid)
+            for orphan in mig.orphans(listed, parts.store.read()):
+                log.warning("a MIG instance of no claim is removed", gpu=gpu_uuid, instance=str(orphan))
+                await asyncio.to_thread(mig.remove, parts.hardware, orphan)

@@ -63,16 +63,20 @@ class Registration:
         sockets.clear(self.own.registration)
         server = grpc.aio.server()
         services.add_RegistrationServicer_to_server(self, server)
+        self._server = server
         server.add_insecure_port(f"unix:{self.own.registration}")
         await server.start()
-        self._server = server
 
     async def stop(self) -> None:
         """Remove the socket, by which the kubelet falls back to another instance, and stop."""
-        self.own.registration.unlink(missing_ok=True)
-        if self._server is not None:
-            await self._server.stop(1.0)
-            self._server = None
+        if self._server is None:
+            return  # the socket there, if any, is another process's
+        server, self._server = self._server, None
+        try:
+            self.own.registration.unlink(missing_ok=True)
+        except OSError as error:  # a folder that cannot be written
+            log.error("the registration socket stays", error=str(error))
+        await server.stop(1.0)
 
     async def GetInfo(  # noqa: N802 (the name of the call)
         self, request: messages.InfoRequest, context: grpc.aio.ServicerContext[Any, Any]

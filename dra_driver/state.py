@@ -84,7 +84,7 @@ class Machine(Protocol):
     """The node as it is now."""
 
     def current(self) -> node.NodeTopology:
-        """Return its devices."""
+        """Return its devices; raises `HardwareError` as long as they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,12 @@ class State:
 
     def may_have_gpus(self, wanted: claim.ResourceClaim | None) -> bool:
         """Tell whether a claim has GPUs or parts of them, or may have them."""
-        others = {nic.device_name for nic in self.parts.machine.current().nics}
-        others |= {other.device_name for other in self.parts.machine.current().accelerators}
+        try:
+            machine = self.parts.machine.current()
+        except mig.HardwareError:
+            return True
+        others = {nic.device_name for nic in machine.nics}
+        others |= {other.device_name for other in machine.accelerators}
         return wanted is None or any(result.device not in others for result in wanted.results)
 
     async def prepare(

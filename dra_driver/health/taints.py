@@ -6,33 +6,42 @@ A changed time would look like a new fault to whoever counts `tolerationSeconds`
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
+
+from dra_driver import checkpoint
 from dra_driver.health import model
 
 Taint = dict[str, str]
 
 MAX_FILE = 1024 * 1024
 
+log = structlog.get_logger()
+
 
 class Times:
-    """When each taint was added first, by GPU UUID and key, value, effect; kept in one file."""
+    """When each taint was added first, by GPU UUID and key, value, effect; kept in one file by `write`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[str, str] = _read(path)
+        self._written = self._known
 
     def taints(self, known: Mapping[str, model.Health]) -> dict[str, list[Taint]]:
         """Return the taints by GPU UUID; times of faults that are over are forgotten."""
         found = {uuid: [self._taint(uuid, fault) for _, fault in sorted(h.faults.items())] for uuid, h in known.items()}
-        times = {_key(uuid, taint): taint["timeAdded"] for uuid, taints in found.items() for taint in taints}
-        if times != self._known:
-            self._known = times
-            _write(self.path, times)
+        self._known = {_key(uuid, taint): taint["timeAdded"] for uuid, taints in found.items() for taint in taints}
         return {uuid: taints for uuid, taints in found.items() if taints}
+
+    def write(self) -> None:
+        """Keep the times of the taints that were asked for last, where they changed."""
+        known = self._known
+        if known != self._written:
+            checkpoint.replace_file(self.path, json.dumps(known, sort_keys=True).encode(), "taints", mode=0o644)
+            self._written = known
 
     def _taint(self, uuid: str, fault: model.Fault) -> Taint:
         key, value, effect = fault.taint
@@ -49,15 +58,9 @@ def _read(path: Path) -> dict[str, str]:
     """A file that cannot be read costs the old times and nothing else."""
     try:
         found = json.loads(path.read_bytes()[:MAX_FILE])
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.error("taints of faults that last get new times", file=str(path), error=str(error))
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
-
-
-def _write(path: Path, times: Mapping[str, str]) -> None:
-    fresh = path.with_suffix(".new")
-    with fresh.open("w") as file:
-        json.dump(times, file, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

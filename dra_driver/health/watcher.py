@@ -8,6 +8,9 @@ reboot does not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,17 +48,19 @@ class Faults:
 
     def __init__(self, path: Path, boot_id: str) -> None:
         self.path, self.boot_id = path, boot_id
-        self._written = b""
+        self._written = msgspec.json.encode(_Kept(boot_id, {}))  # a file that is not there says the same
 
     def read(self) -> dict[str, model.Health]:
         """Return the faults of this boot; a file that cannot be read is told in the log and set aside."""
-        if not self.path.exists():
-            return {}
         try:
-            kept = msgspec.json.decode(self.path.read_bytes()[:MAX_FILE], type=_Kept)
+            self._written = self.path.read_bytes()[:MAX_FILE]
+            kept = msgspec.json.decode(self._written, type=_Kept)
+        except FileNotFoundError:
+            return {}
         except (msgspec.MsgspecError, OSError, UnicodeDecodeError) as error:
             log.error("faults seen before are unknown; the file is set aside", file=str(self.path), error=str(error))
-            self.path.replace(self.path.with_suffix(".corrupt"))
+            with contextlib.suppress(OSError):  # it is written over with the next fault
+                self.path.replace(self.path.with_suffix(".corrupt"))
             return {}
         if kept.boot_id != self.boot_id:
             return {}
@@ -103,6 +108,8 @@ class Watcher:
         self.xids = _xids(self.known)
         self.gone: dict[str, device.Gpu] = {}
         self._other = False
+        self._writing = threading.Lock()  # events and polls are published at the same time
+        self._unkept = ""  # why the files are not as they should be
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
 
@@ -163,14 +170,19 @@ class Watcher:
             if await self.poll() or other:
                 await self._publish()
             else:
+                if self._unkept:
+                    await asyncio.to_thread(self._write, dict(self.known))
                 self.source.tell(self._machine, self.known, time.time())  # the times of the stream go on
 
     async def _follow(self) -> None:
+        told = ""
         while True:
             try:
                 news = await asyncio.to_thread(self._probe.wait, WAIT_S)
             except mig.HardwareError as error:
-                log.error("events of the GPUs are not followed; polling goes on", error=str(error))
+                if str(error) != told:
+                    log.error("events of the GPUs are not followed; polling goes on", error=str(error))
+                told = str(error)
                 await asyncio.sleep(self._poll_s)
                 continue
             if self._take(news):
@@ -200,12 +212,25 @@ class Watcher:
                 changed()
 
     def _keep(self, known: Health) -> Mapping[str, Sequence[Mapping[str, str]]]:
-        """Write what a restart needs; a full disk costs the memory of it, not the taints."""
-        try:
-            self._faults.write(known)
-        except OSError as error:
-            log.error("faults are not kept over a restart", file=str(self._faults.path), error=str(error))
-        return self._times.taints(known)
+        """Return the taints, and write what a restart needs."""
+        found = self._times.taints(known)
+        self._write(known)
+        return found
+
+    def _write(self, known: Health) -> None:
+        """Write what a restart needs; what a full disk does not take is told, and tried again with the next poll."""
+        problems = []
+        writes: tuple[Callable[[], None], ...] = (functools.partial(self._faults.write, known), self._times.write)
+        with self._writing:
+            for write in writes:
+                try:
+                    write()
+                except OSError as error:
+                    problems.append(str(error))
+            unkept = "; ".join(problems)
+            if unkept and unkept != self._unkept:
+                log.error("a restart would forget faults", error=unkept)
+            self._unkept = unkept
 
 
 def _xids(known: Health) -> dict[str, int]:

@@ -28,7 +28,7 @@ class Service:
         publishing: publisher.Publisher,
         measured: work.Work,
     ) -> None:
-        self._given, self._publishing = given, publishing
+        self._given, self._publishing, self._found = given, publishing, found
         self._registration, self._started = registration.Status(), False
         self.services: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
         if not given.http:
@@ -44,7 +44,12 @@ class Service:
             self._state,
             measured.registry,
         )
-        ready = {"plugin": self._plugin, "registration": self._registered, "slices": self._slices}
+        ready = {
+            "plugin": self._plugin,
+            "registration": self._registered,
+            "slices": self._slices,
+            "hardware": self._hardware,
+        }
         self.server = server.Server(*given.http_address, scraped, {"plugin": self._plugin}, ready)
         self.services = (tenants_of.run, self.server.run)
 
@@ -66,6 +71,9 @@ class Service:
 
     async def _slices(self) -> str:
         return self._slices_problem()
+
+    async def _hardware(self) -> str:
+        return self._found.problem
 
     async def _registered(self) -> str:
         return "" if self._registration.registered else self._registration.describe()

@@ -12,7 +12,7 @@ import pytest
 
 from dra_driver import healthstream, instance, sockets
 from scheduler.model import node
-from tests.driver import host, kubelet
+from tests.driver import host, kubelet, zygote
 
 
 @dataclass
@@ -71,6 +71,20 @@ class Node:
         async with kubelet.Kubelet(self.registry, knows or (*kubelet.SERVICES, *kubelet.HEALTH)) as found:
             await found.scan()
             yield found
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a short name, because paths of sockets have at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="muster-") as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def starter() -> Iterator[zygote.Zygote]:
+    """What starts drivers within milliseconds."""
+    with zygote.Zygote() as found:
+        yield found
 
 
 @pytest.fixture

@@ -209,7 +209,7 @@ def parts(
         locks.Locks(folder / "locks"),
         cdi_files.Folder(root / "var/run/cdi", DRIVER),
         metadata.Folder(folder / "metadata", str(folder / "metadata"), DRIVER),
-        container.Source(files, device, daemons, "580.126.20"),
+        container.Source(files, device, daemons, lambda: "580.126.20"),
         device,
         daemons,
         programs,

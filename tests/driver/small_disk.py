@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.testbed import fixtures
+
 SIZE_KIB = 256
 
 
@@ -35,14 +37,15 @@ class Disk:
 
 @contextlib.contextmanager
 def mounted(path: Path) -> Iterator[Disk]:
-    """Mount an empty file system of `SIZE_KIB` on a folder; skip the test where that is not allowed."""
+    """Mount an empty file system of `SIZE_KIB` on a folder; where that is not allowed, skip the test, or fail in CI."""
     path.mkdir(parents=True, exist_ok=True)
+    lacking = pytest.fail if fixtures.REQUIRED else pytest.skip
     if os.geteuid() != 0:
-        pytest.skip("needs root to mount a file system")
+        lacking("needs root to mount a file system")
     try:
         _run("mount", "-t", "tmpfs", "-o", f"size={SIZE_KIB}k", "muster-small", str(path))
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"no file system can be mounted here: {error.stderr}")
+        lacking(f"no file system can be mounted here: {error.stderr}")
     try:
         yield Disk(path)
     finally:

@@ -154,9 +154,9 @@ async def test_a_full_disk_refuses_new_claims_and_keeps_the_prepared_ones(make_n
             assert untouched(node, held, fresh, cut) and node.hardware._all() == []
 
 
-async def test_a_checkpoint_that_is_damaged_while_the_driver_runs(make_node: MakeNode) -> None:
+async def test_until_a_damaged_checkpoint_is_set_aside_each_claim_is_told(make_node: MakeNode) -> None:
     node = make_node()
-    async with node.driver(), node.kubelet() as calls:
+    async with node.driver() as driver, node.kubelet() as calls:
         held, fresh = (node.claims.add(objects.claim(i, f"gpu-{i}")) for i in (1, 2))
         assert await errors_of(calls, held) == {"claim-1": ""}
         path = node.plugins / "checkpoint.json"
@@ -164,7 +164,7 @@ async def test_a_checkpoint_that_is_damaged_while_the_driver_runs(make_node: Mak
         for name, error in (await errors_of(calls, held, fresh)).items():
             assert f"default/{name}" in error and "checkpoint.json" in error and "defect" not in error, error
         assert all("checkpoint.json" in error for error in (await calls.unprepare(held)).values())
-    async with node.driver(), node.kubelet() as calls:
+        assert await driver.recovery.mend()
         assert set((await errors_of(calls, held, fresh)).values()) == {""}
         rival = node.claims.add(objects.claim(3, "gpu-2"))
         assert "is held by claim default/claim-2" in (await errors_of(calls, rival))["claim-3"]
@@ -182,23 +182,6 @@ async def test_a_checkpoint_that_is_gone_is_rebuilt_where_files_of_claims_are_le
         assert set(driver.state.parts.store.read().claims) == {held.uid, cut.uid} and len(node.hardware._all()) == 1
         rival = node.claims.add(objects.claim(3, "gpu-0"))
         assert "is held by claim default/claim-1" in (await errors_of(calls, rival))["claim-3"]
-
-
-async def test_a_full_disk_does_not_cost_the_claims_of_a_damaged_checkpoint(make_node: MakeNode) -> None:
-    node = make_node(mig_gpus=(7,))
-    with small_disk.mounted(node.plugins) as disk:
-        async with node.driver(), node.kubelet() as calls:
-            cut = node.claims.add(objects.claim(1, PARTITION))
-            assert await errors_of(calls, cut) == {"claim-1": ""}
-        (node.plugins / "checkpoint.json").write_bytes(b"{" * 40)
-        disk.fill()
-        with pytest.raises(OSError, match="No space left on device"):
-            await node.instance().start()
-        disk.free()
-        async with node.driver() as driver:
-            assert set(driver.state.parts.store.read().claims) == {cut.uid}
-            await driver.recovery.sweep()
-            assert len(node.hardware._all()) == 1, "the MIG device of a running pod is swept away"
 
 
 async def test_an_api_server_that_answers_nonsense_is_told_for_the_claim(make_node: MakeNode) -> None:

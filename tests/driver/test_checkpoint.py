@@ -126,10 +126,42 @@ async def test_a_file_that_cannot_be_read_is_kept_under_another_name(tmp_path: P
     store.path.write_bytes(b"{")
     with pytest.raises(checkpoint.CheckpointError):
         store.read()
-    kept = store.set_aside()
-    assert kept.name.startswith("checkpoint.json.corrupt-")
+    kept = store.set_aside(prepared.Checkpoint())
+    assert kept is not None and kept.name.startswith("checkpoint.json.corrupt-")
     assert kept.read_bytes() == b"{"
     assert store.read() == prepared.Checkpoint()
+
+
+async def test_a_file_that_is_gone_is_no_empty_checkpoint(tmp_path: Path) -> None:
+    store = checkpoint.Store(tmp_path)
+    await store.change(adding(1))
+    store.path.unlink()
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint\.json: the file is gone"):
+        store.read()
+    with pytest.raises(checkpoint.CheckpointError, match="the file is gone"):
+        await store.change(adding(2))
+    assert not store.path.exists()
+    assert store.set_aside(prepared.Checkpoint(rebuilding=True)) is None
+    assert store.read() == prepared.Checkpoint(rebuilding=True)
+
+
+async def test_what_another_instance_put_in_its_place_is_not_set_aside(tmp_path: Path) -> None:
+    slow, fast = checkpoint.Store(tmp_path), checkpoint.Store(tmp_path)
+    slow.path.write_bytes(b"{")
+    assert fast.set_aside(prepared.Checkpoint()) is not None
+    await fast.change(adding(1))
+    assert slow.set_aside(prepared.Checkpoint()) is None
+    assert set(slow.read().claims) == {objects.uid(1)}
+
+
+def test_what_a_crash_left_half_written_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    store = checkpoint.Store(tmp_path)
+    old, young = (tmp_path / f".checkpoint.json.{name}.tmp" for name in ("0a", "0b"))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    store.remove_abandoned()
+    assert list(tmp_path.iterdir()) == [young]
 
 
 async def test_the_file_is_for_the_driver_alone_and_readable_for_people(tmp_path: Path) -> None:

@@ -1,196 +1,227 @@
-"""The whole driver killed with SIGKILL at every fault point, under calls through its real socket, and continued.
+"""The whole driver killed with SIGKILL at every point of its work, each time that it comes there, and continued.
 
-API server and kubelet are small ones in this process, which makes a try so short that every point gets one; the driver is
-the real command above the stand-in library, and everything that it keeps is on disk. What `test_live` shows under a real
-kubelet is one kill at a time that nobody chose.
+How often a point is reached is counted in a run that nobody kills, so that a new write cannot be forgotten. API server and
+kubelet are small ones in this process, which makes a try so short that every write gets one; `test_live_kill_points` shows
+a part of it under the real ones.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import grpc
 import pytest
 
 from dra_driver import claim, faultpoint
-from scheduler.apiserver import client, paths
-from scheduler.model import machines
-from scheduler.model import node as model_node
 from tests.driver import kubelet, live
-from tests.hardware import machine, state, sysfs
-from tests.testbed import embedded, objects
+from tests.driver.victim import GPU, UP_S, Server, Victim, calling, prepared, serving, victim
+from tests.driver.zygote import Zygote
+from tests.hardware import machine
 
 pytestmark = pytest.mark.slow
 
-NODE, GPU = "real-0", 7
-CLAIMS = {
-    "cut": ("gpu-7-mig-1g10gb-19-6", "gpu-7-mig-2g20gb-14-4"),
-    "whole": ("gpu-0", "gpu-1"),
-    "overlaps": ("gpu-7-mig-3g40gb-9-4",),
-    "rival": ("gpu-1",),
+SCENES = {
+    "service": (
+        "checkpoint-",
+        "mig-gpu",
+        "mig-created",
+        "mig-compute",
+        "mig-destroyed",
+        "hardware-",
+        "metadata-",
+        "cdi-",
+    ),
+    "fault": ("faults-", "taints-"),
+    "damaged": ("checkpoint-", "hardware-"),
+    "lost": ("checkpoint-", "hardware-"),
+    "reboot": ("checkpoint-", "mig-", "hardware-", "cdi-"),
+    "leftover": ("mig-", "cdi-"),
+    "half": ("checkpoint-", "mig-", "cdi-"),
 }
-WRITES = ("checkpoint-temporary-written", "checkpoint-written")
-EVERY = [*faultpoint.POINTS, *(f"{point}:{turn}" for point in WRITES for turn in range(2, 6))]
-EVERY += ["mig-gpu-instance-created:2", "mig-created:2", "mig-destroyed:2", "cdi-written:2", "cdi-removed:2"]
+"""What the driver does in its life, and the points that it reaches in it, by how their names begin."""
+CASES = [(scene, points) for scene, found in SCENES.items() for points in found]
+MADE = {(GPU, 6, True), (GPU, 4, True)}
 
 
 @dataclass
-class Server:
-    """The API server, with all claims allocated."""
+class Scene:
+    """One part of the driver's life, which can be played again and again from the same beginning."""
 
-    kubeconfig: Path
-    claims: dict[str, claim.Reference]
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A folder with a short name, because paths of sockets have at most 107 bytes; the host's files are in it once."""
-    with tempfile.TemporaryDirectory(prefix="muster-") as made:
-        sysfs.render(cut(), Path(made) / "root")
-        yield Path(made)
-
-
-def cut() -> model_node.NodeTopology:
-    """Return a DGX A100 with one GPU in MIG mode."""
-    built = machines.build("dgx-a100", NODE)
-    return replace(built, gpus=tuple(replace(gpu, mig_enabled=gpu.index == GPU) for gpu in built.gpus))
-
-
-@contextlib.asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[Server]:
-    async with embedded.Server("1.37", frozenset()) as server:
-        config = server.kubeconfig(folder / "kubeconfig")
-        async with await client.Client.connect(config) as api:
-            await api.create(paths.of("v1", "nodes"), {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
-            made = {name: await allocated(api, name, devices) for name, devices in CLAIMS.items()}
-        yield Server(config, made)
-
-
-async def allocated(api: client.Client, name: str, devices: tuple[str, ...]) -> claim.Reference:
-    where = paths.of(paths.RESOURCE, "resourceclaims", "default")
-    made = await api.create(where, objects.claim(name, "gpu", len(devices)))
-    rows = [{"request": "gpu", "driver": live.DRIVER, "pool": NODE, "device": device} for device in devices]
-    reserved = [{"resource": "pods", "name": name, "uid": f"pod-of-{name}"}]
-    made["status"] = {"allocation": {"devices": {"results": rows}}, "reservedFor": reserved}
-    await api.replace(f"{where}/{name}/status", made)
-    return claim.reference("default", name, made["metadata"]["uid"])
-
-
-class Victim(live.Driver):
-    """A driver whose kubelet is in this process, and whose host's files are shared: it does not change them."""
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir()
-        self.root, self.log = self.folder.parent / "root", self.folder / "driver.log"
-        self.state = machine.render(self.machine, self.folder)
-
-    async def come_up(self, point: str = "") -> None:
-        """Start it; returns when it has its sockets, or is dead."""
-        environment = self.environment() | {faultpoint.VARIABLE: point}
-        with self.log.open("ab") as log:
-            self.running[""] = subprocess.Popen(self.argv(), stdout=log, stderr=log, env=environment)
-        registration = self.node.root / "plugins_registry" / f"{live.DRIVER}-reg.sock"
-        await kubelet.until(lambda: self.code is not None or self.serves(registration), 20)
-
-    def serves(self, registration: Path) -> bool:
-        """A killed driver leaves its sockets; that they are there says nothing."""
-        return registration.exists() and self.told().count('"event":"serving"') > self.served
-
-    served = 0
+    name: str
+    driver: Victim
+    server: Server
+    giving_back: bool = False  # the kubelet was about to give the claims back
 
     @property
-    def code(self) -> int | None:
-        return self.running[""].poll()
+    def mine(self) -> list[claim.Reference]:
+        return [self.server.claims["cut"], self.server.claims["whole"]]
 
-    def killed(self) -> None:
+    async def set_up(self) -> Path:
+        """Make the beginning, and keep it."""
+        driver, path = self.driver, self.driver.checkpoint
+        if self.name == "service":
+            return driver.save()
+        assert await driver.come_up("mig-created" if self.name == "half" else "")
+        empty = path.read_bytes()
+        if self.name != "fault":
+            async with calling(driver) as calls:
+                assert await prepared(calls, self.mine[1]) == [""]
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    assert await prepared(calls, self.mine[0]) == [""]
+        if self.name == "half":
+            self.died()
+            await self.server.delete("cut")
+        else:
+            driver.kill()
+        match self.name:
+            case "damaged":
+                path.write_bytes(path.read_bytes()[:-20])
+            case "lost":
+                path.unlink()
+            case "reboot":
+                driver.reboot()
+            case "leftover":
+                path.write_bytes(empty)
+        return driver.save()
+
+    async def play(self, point: str = "") -> None:
+        """Let the driver work to the end of the scene, or die at a point of it."""
+        self.giving_back = False
+        if not await self.driver.come_up(point):
+            return
+        if self.name == "service":
+            try:
+                await self.serve()
+            except grpc.aio.AioRpcError:  # it is dying; the connection ends before the process does
+                await kubelet.until(lambda: self.driver.code is not None, UP_S)
+        while self.name == "fault" and self.driver.code is None and not self.over():
+            machine.xid(self.driver.state, 3, 79)  # one that comes before the driver follows events is not seen
+            await asyncio.sleep(0.2)
+        await kubelet.until(lambda: self.driver.code is not None or self.over(), UP_S)
+        name, _, turn = point.partition(":")
+        if point and self.driver.reached()[name] >= int(turn):  # it is dying
+            await kubelet.until(lambda: self.driver.code is not None, UP_S)
+
+    async def serve(self) -> None:
+        """Prepare and unprepare, one after the other, so that no two share a write."""
+        async with calling(self.driver) as calls:
+            for one in self.mine:
+                assert await prepared(calls, one) == [""]
+            self.giving_back = True
+            for one in self.mine:
+                assert set((await calls.unprepare(one)).values()) == {""}
+
+    def over(self) -> bool:
+        """Tell whether the scene has come to its end."""
+        match self.name:
+            case "service" | "leftover":
+                return (self.driver.made(), self.driver.files(), self.driver.prepared()) == (set(), 0, {})
+            case "fault":
+                return (self.driver.plugins / live.DRIVER / "taints.json").exists()
+            case "half":
+                return set(self.driver.prepared()) == {self.mine[1].uid} and not self.driver.made()
+        return self.complete()
+
+    def complete(self) -> bool:
+        """Tell whether both claims are prepared, wholly."""
+        known = {one.uid for one in self.mine}
+        return (self.driver.made(), self.driver.files(), set(self.driver.prepared())) == (MADE, 4, known)
+
+    def died(self) -> None:
         """The end that was asked for, and no other."""
-        assert self.running.pop("").wait(20) == -signal.SIGKILL, self.told()[-2000:]
-        self.served = self.told().count('"event":"serving"')
+        assert self.driver.running.pop("").wait(UP_S) == -signal.SIGKILL, self.driver.told()[-3000:]
 
-    def made(self) -> set[tuple[int, int, bool]]:
-        with state.changed(self.state) as found:
-            gpus = enumerate(found.gpu[: found.gpus])
-            return {(i, row.start, row.ci >= 0) for i, gpu in gpus for row in gpu.instance if row.used}
+    async def go_on(self) -> None:
+        """Start it again, repeat the call that had no answer, as the kubelet does, then look for loss and double use."""
+        assert await self.driver.come_up(), self.driver.told()[-3000:]
+        if self.name not in ("service", "fault"):
+            await kubelet.until(self.over, UP_S)
+        async with calling(self.driver) as calls:
+            if self.giving_back:
+                assert set((await calls.unprepare(*self.mine)).values()) == {""}
+                assert self.over()
+            if self.name == "half":
+                assert "default/cut" in (await prepared(calls, self.mine[0]))[0]
+                assert set((await calls.unprepare(*self.mine)).values()) == {""}
+            else:
+                await self.taken_and_given_back(calls)
+            assert (self.driver.made(), self.driver.files(), self.driver.prepared()) == (set(), 0, {})
+            others = [self.server.claims["overlaps"], self.server.claims["rival"]]
+            assert await prepared(calls, *others) == ["", ""]
 
-    def files(self) -> int:
-        metadata = self.plugins / live.DRIVER / "metadata"
-        return len(list(self.node.cdi.glob("*.json"))) + len(list(metadata.glob("*")))
-
-
-def victim(folder: Path, kubeconfig: Path) -> Victim:
-    home: Any = SimpleNamespace(kubeconfig=kubeconfig)
-    node: Any = SimpleNamespace(name=NODE, root=folder / "k", cdi=folder / "cdi")
-    return Victim(home, node, cut(), folder)
+    async def taken_and_given_back(self, calls: kubelet.Kubelet) -> None:
+        assert await prepared(calls, *self.mine) == ["", ""]
+        assert self.complete()
+        for spec in self.driver.node.cdi.glob("*.json"):
+            json.loads(spec.read_text())
+        others = [self.server.claims["overlaps"], self.server.claims["rival"]]
+        refused = await prepared(calls, *others)
+        assert all("is held by" in error for error in refused), refused
+        assert set((await calls.unprepare(*self.mine)).values()) == {""}
 
 
 @contextlib.asynccontextmanager
-async def calling(driver: Victim) -> AsyncIterator[kubelet.Kubelet]:
-    async with kubelet.Kubelet(driver.node.root / "plugins_registry") as calls:
-        await calls.scan()
-        yield calls
-
-
-async def prepared(calls: kubelet.Kubelet, *references: claim.Reference) -> list[str]:
-    answers = await calls.prepare(*references)
-    return [answers[one.uid].error for one in references]
-
-
-@pytest.mark.parametrize("point", EVERY)
-async def test_killed_at_a_point_it_goes_on_without_loss_or_double_use(folder: Path, point: str) -> None:
+async def opened(name: str, folder: Path, starter: Zygote) -> AsyncIterator[Scene]:
     async with serving(folder) as server:
-        driver = victim(folder / point.replace(":", "-")[-20:], server.kubeconfig)
-        mine = [server.claims["cut"], server.claims["whole"]]
-        try:
-            back = await strike(driver, point, mine)
-            await driver.come_up()
-            async with calling(driver) as calls:
-                await go_on(driver, calls, server.claims, giving_back=back)
-        finally:
-            driver.close()
+        with victim(folder / "n", server.kubeconfig, starter) as driver:
+            yield Scene(name, driver, server)
 
 
-async def strike(driver: Victim, point: str, mine: list[claim.Reference]) -> bool:
-    """Let the driver die at a point; return whether the kubelet was about to give the claims back."""
-    back = False
-    await driver.come_up(point)
-    with contextlib.suppress(grpc.aio.AioRpcError):
-        if driver.code is None:
-            async with calling(driver) as calls:
-                assert await prepared(calls, *mine) == ["", ""]
-                back = True
-                await calls.unprepare(*mine)
-    driver.killed()
-    return back
-
-
-async def go_on(
-    driver: Victim, calls: kubelet.Kubelet, claims: dict[str, claim.Reference], *, giving_back: bool
+@pytest.mark.parametrize(("name", "points"), CASES)
+async def test_killed_at_every_write_it_goes_on_without_loss_or_double_use(
+    short_folder: Path, starter: Zygote, name: str, points: str
 ) -> None:
-    """Repeat the call that had no answer, as the kubelet does, then look for what is lost or left over."""
-    mine, others = [claims["cut"], claims["whole"]], [claims["overlaps"], claims["rival"]]
-    if giving_back:
-        assert set((await calls.unprepare(*mine)).values()) == {""}
-        assert (driver.made(), driver.files(), driver.prepared()) == (set(), 0, {})
-    assert await prepared(calls, *mine) == ["", ""]
-    assert driver.made() == {(GPU, 6, True), (GPU, 4, True)}
-    assert set(driver.prepared()) == {one.uid for one in mine} and driver.files() == 4
-    for spec in driver.node.cdi.glob("*.json"):
-        json.loads(spec.read_text())
-    refused = await prepared(calls, *others)
-    assert all("is held by" in error for error in refused), refused
-    assert set((await calls.unprepare(*mine)).values()) == {""}
-    assert (driver.made(), driver.files(), driver.prepared()) == (set(), 0, {})
-    assert await prepared(calls, *others) == ["", ""]
+    async with opened(name, short_folder, starter) as scene:
+        begin = await scene.set_up()
+        await scene.play()
+        assert scene.driver.code is None and scene.over(), scene.driver.told()[-3000:]
+        counted = scene.driver.reached()
+        scene.driver.kill()
+        forgotten = [one for one in counted if not any(one.startswith(start) for start in SCENES[name])]
+        assert not forgotten, "points that no case of this scene tries"
+        wanted = [(one, turn) for one in counted if one.startswith(points) for turn in range(1, counted[one] + 1)]
+        assert wanted, "no such point is reached any more"
+        for one, turn in wanted:
+            scene.driver.bring_back(begin)
+            await scene.play(f"{one}:{turn}")
+            if scene.driver.code is None:
+                # Claims that are taken over side by side may share a write, which then is one less.
+                assert name in ("damaged", "lost", "reboot") and turn == counted[one] > 1 and scene.over(), (one, turn)
+                scene.driver.kill()
+            else:
+                scene.died()
+            try:
+                await scene.go_on()
+            except Exception as error:
+                raise AssertionError(f"killed at {one}, turn {turn}: {scene.driver.told()[-3000:]}") from error
+            scene.driver.kill()
 
 
 def test_every_point_is_tried() -> None:
-    assert {point.partition(":")[0] for point in EVERY} == set(faultpoint.POINTS)
+    starts = tuple(start for found in SCENES.values() for start in found)
+    assert all(point.startswith(starts) for point in faultpoint.POINTS)
+
+
+async def test_a_corrupt_checkpoint_is_told_through_the_api_server(short_folder: Path, starter: Zygote) -> None:
+    async with opened("damaged", short_folder, starter) as scene:
+        await scene.set_up()
+        assert await scene.driver.come_up()
+        async with asyncio.timeout(UP_S):
+            while not (told := await scene.server.events("CheckpointCorrupt")):
+                await asyncio.sleep(0.02)
+        (message,) = told
+        (aside,) = scene.driver.checkpoint.parent.glob("checkpoint.json.corrupt-*")
+        assert str(scene.driver.checkpoint) in message and aside.name in message
+        assert scene.complete()
+
+
+def test_without_the_variable_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(faultpoint.VARIABLE, raising=False)
+    for point in faultpoint.POINTS:
+        faultpoint.reach(point)

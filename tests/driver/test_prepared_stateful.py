@@ -1,4 +1,4 @@
-"""Prepares, unprepares, crashes, restarts, reboots and MIG failures in any order, against a model of plain dicts.
+"""Prepares, unprepares, one or two at a time, crashes, also of a start, reboots and failures of MIG, against plain dicts.
 
 The model knows for each claim only whether it must be prepared, may be, or must not be, and its own idea of which devices
 exclude each other. It shares no code with the driver.
@@ -28,12 +28,26 @@ PARTITIONS = {
 }
 WHOLE = {"gpu-0": (0, 0, 8, 1000), "gpu-1": (1, 0, 8, 1000), "gpu-7": (7, 0, 8, 0)}
 SHARES = {f"gpu-2/{milli}/{letter}": (2, 0, 8, milli) for milli in (300, 700) for letter in "ab"}
+MIG_CALLS = sorted(
+    (
+        "instances",
+        *(f"{verb}_{what}" for verb in ("create", "destroy") for what in ("gpu_instance", "compute_instance")),
+    )
+)
 DEVICES = PARTITIONS | WHOLE | SHARES
+CRASH = st.integers(0, 12)  # at which fault point of a start, counted from the first; 0 for none
 PREPARED, MAYBE, ABSENT = "prepared", "maybe", "absent"
 
 
 class Crash(BaseException):
     """The process is gone; nothing catches it."""
+
+
+def told(answer: Any) -> str:
+    """Return the error of a call, "" for success; what nobody expects is raised."""
+    if isinstance(answer, BaseException) and not isinstance(answer, state.EXPECTED):
+        raise answer
+    return str(answer) if isinstance(answer, BaseException) else ""
 
 
 def clash(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
@@ -83,11 +97,16 @@ class Driver(RuleBasedStateMachine):
             self.dead = True
             raise Crash(point)
 
-    def start(self) -> None:
+    def start(self, crash_at: int = 0) -> None:
+        """Start the driver; one that crashes on its way is started again."""
+        self.build()
+        if self.attempt(self.come_up(), crash_at) not in ("", "crash"):
+            raise AssertionError("a start raises nothing")
+
+    def build(self) -> None:
         self.countdown, self.dead = 0, False
         self.state = state.State(host.parts(self.root / "n", self.machine, self.api, hardware=self.hardware))
         self.recovery = recovery.Recovery(self.state, f"boot-{self.boot}", lambda reason, message: None)
-        self.runner.run(self.come_up())
 
     async def come_up(self) -> None:
         await self.recovery.start()
@@ -96,17 +115,26 @@ class Driver(RuleBasedStateMachine):
 
     def attempt(self, work: Any, crash_at: int) -> str:
         """Run a call that may crash; return its error, "" for success, "crash" for a crash after which it starts anew."""
+        (answer,) = self.attempt_all([work], crash_at)
+        return answer
+
+    def attempt_all(self, works: list[Any], crash_at: int) -> list[str]:
+        """Run several calls at the same time; a crash ends them all."""
         self.countdown = crash_at
-        try:
-            self.runner.run(work)
-        except Crash:
-            self.start()
-            return "crash"
-        except state.EXPECTED as error:
+        answers = self.runner.run(self.together(works))
+        if not self.dead:
             self.countdown = 0
-            return str(error)
-        self.countdown = 0
-        return ""
+            return [told(answer) for answer in answers]
+        self.runner.get_loop().set_exception_handler(lambda loop, context: None)  # nobody hears of it
+        self.runner.close()  # no task of the dead process goes on
+        self.state.close()
+        self.runner = asyncio.Runner()
+        self.start()
+        return ["crash"] * len(works)
+
+    async def together(self, works: list[Any]) -> list[Any]:
+        found: list[Any] = await asyncio.gather(*works, return_exceptions=True)
+        return found
 
     @rule(target=claims, names=st.sets(st.sampled_from(sorted(DEVICES)), min_size=1, max_size=2))
     def allocate(self, names: set[str]) -> Any:
@@ -159,16 +187,52 @@ class Driver(RuleBasedStateMachine):
         reference = self.references[uid]
         await self.state.prepare(reference, await self.state.wanted(reference))
 
+    async def unprepare_as_plugin(self, uid: str) -> None:
+        await self.state.unprepare(claim.ClaimUid(uid))
+
     @rule(uid=claims, crash_at=st.integers(0, 8))
     def unprepare(self, uid: str, crash_at: int) -> None:
-        error = self.attempt(self.state.unprepare(claim.ClaimUid(uid)), crash_at)
+        error = self.attempt(self.unprepare_as_plugin(uid), crash_at)
         if error == "":
             self.status[uid] = ABSENT
         elif self.status[uid] != ABSENT:
             assert error == "crash" or self.hardware.failing, error
             self.status[uid] = MAYBE
 
-    @rule(call=st.sampled_from(["create_gpu_instance", "create_compute_instance", "destroy_gpu_instance"]))
+    @rule(
+        one=claims,
+        other=claims,
+        calls=st.tuples(*[st.sampled_from(["prepare", "unprepare"])] * 2),
+        crash_at=st.integers(0, 12),
+    )
+    def two_at_once(self, one: str, other: str, calls: tuple[str, str], crash_at: int) -> None:
+        before, uids = dict(self.status), (one, other)
+        verdicts = []
+        for uid, rival in ((one, other), (other, one)):
+            self.status = {**before, rival: MAYBE} if uid != rival else dict(before)
+            must = self.status[uid] == ABSENT and self.rivals(uid, PREPARED)
+            verdicts.append((must, must or self.rivals(uid, MAYBE) or bool(self.hardware.failing)))
+        self.status = before
+        works = [
+            self.unprepare_as_plugin(uid) if call == "unprepare" else self.prepare_as_plugin(uid)
+            for uid, call in zip(uids, calls, strict=True)
+        ]
+        answers = self.attempt_all(works, crash_at)
+        after = {}
+        for uid, call, error, (must, may) in zip(uids, calls, answers, verdicts, strict=True):
+            if call == "unprepare":
+                assert error in ("", "crash") or self.hardware.failing, error
+                after[uid] = ABSENT if error == "" or before[uid] == ABSENT else MAYBE
+            else:
+                assert error in ("", "crash") or may, error
+                assert not must or error
+                kept = PREPARED if before[uid] == PREPARED else MAYBE
+                after[uid] = PREPARED if error == "" else ABSENT if must and error != "crash" else kept
+        if one == other and calls[0] != calls[1]:
+            after[one] = MAYBE  # whichever came last
+        self.status.update(after)
+
+    @rule(call=st.sampled_from(MIG_CALLS))
     def mig_fails(self, call: str) -> None:
         self.hardware.failing = {call}
 
@@ -177,24 +241,25 @@ class Driver(RuleBasedStateMachine):
     def mig_works(self) -> None:
         self.hardware.failing = set()
 
-    @rule()
-    def restart(self) -> None:
-        self.start()
+    @rule(crash_at=CRASH)
+    def restart(self, crash_at: int) -> None:
+        self.start(crash_at)
 
-    @rule()
-    def reboot(self) -> None:
+    @rule(crash_at=CRASH)
+    def reboot(self, crash_at: int) -> None:
         self.hardware.failing = set()
         self.hardware.reboot()
         shutil.rmtree(self.root / "n/var/run/cdi", ignore_errors=True)
         self.boot += 1
-        self.start()
+        self.start(crash_at)
 
-    @rule(garbage=st.sampled_from([b"", b"{", b'{"version":9}', b"\x00" * 64]))
-    def checkpoint_is_damaged(self, garbage: bytes) -> None:
-        """Everything is found again through the claims, which are all reserved."""
+    @rule(garbage=st.sampled_from([b"", b"{", b'{"version":9}', b"\x00" * 64, None]), crash_at=CRASH)
+    def checkpoint_is_damaged(self, garbage: bytes | None, crash_at: int) -> None:
+        """Or is gone. Everything is found again through the claims, which are all reserved."""
         self.hardware.failing = set()
-        self.state.parts.store.path.write_bytes(garbage)
-        self.start()
+        path = self.state.parts.store.path
+        path.unlink() if garbage is None else path.write_bytes(garbage)
+        self.start(crash_at)
         for uid, status in self.status.items():
             if status != PREPARED:
                 self.status[uid] = PREPARED if self.prepared(uid) else MAYBE
@@ -248,5 +313,5 @@ class Driver(RuleBasedStateMachine):
             assert not absent & self.state.parts.cdi.claims()
 
 
-Driver.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+Driver.TestCase.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=30, deadline=None)
 TestDriver = Driver.TestCase

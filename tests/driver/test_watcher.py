@@ -1,11 +1,16 @@
 """Faults over restarts and reboots, and the end of a fault that only an event tells."""
 
+import asyncio
+import queue
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from dra_driver.health import source, taints, watcher
 from dra_driver.probe import interface
 from scheduler.model import machines
+from tests.driver import kubelet, small_disk
 
 MACHINE = machines.build("dgx-1v", "node-a")
 UUID = MACHINE.gpus[2].uuid
@@ -16,6 +21,13 @@ class Probe:
 
     def __init__(self) -> None:
         self.lost: set[str] = set()
+        self.news: queue.SimpleQueue[interface.Event] = queue.SimpleQueue()
+
+    def wait(self, timeout_s: float) -> Sequence[interface.Event]:
+        try:
+            return [self.news.get(timeout=0.02)]
+        except queue.Empty:
+            return []
 
     def reading(self, gpu_uuid: str) -> interface.Reading:
         return interface.Reading(gpu_uuid, lost=gpu_uuid in self.lost, recovery_action=None)
@@ -23,7 +35,7 @@ class Probe:
 
 def opened(folder: Path, probe: Probe, boot: str = "one") -> watcher.Watcher:
     faults, times = watcher.Faults(folder / "faults.json", boot), taints.Times(folder / "taints.json")
-    return watcher.Watcher(probe, MACHINE, source.Source("node-a"), times, faults)
+    return watcher.Watcher(probe, MACHINE, source.Source("node-a"), times, faults, poll_s=0.02)
 
 
 async def keys(watched: watcher.Watcher) -> dict[str, list[str]]:
@@ -60,3 +72,29 @@ async def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "faults.json").write_bytes(b"\xff{")
     assert await keys(opened(tmp_path, Probe())) == {}
     assert (tmp_path / "faults.corrupt").exists()
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+async def test_a_disk_that_takes_nothing_costs_no_taint_and_is_made_up_for(tmp_path: Path, how: str) -> None:
+    """A fault that an event tells and one that a poll tells, at the start and while it runs; then the disk takes files again."""
+    other, probe = MACHINE.gpus[5], Probe()
+    with small_disk.mounted(tmp_path / "disk") as disk:
+        disk.fill() if how == "full" else disk.read_only(True)
+        probe.lost = {other.uuid}
+        watched, told = opened(disk.path, probe), []
+        watched.tell(lambda machine, found: told.append(found))
+        await watched.start()
+        assert told[-1]["gpu-5"][0]["key"] == "gpu.muster.dev/gpu-lost"
+        work = asyncio.create_task(watched.run())
+        probe.news.put(interface.Event(UUID, "xid", 79))
+        await kubelet.until(lambda: "gpu-2" in told[-1], 20)
+        assert not work.done() and not list(disk.path.glob("*.json*"))
+        disk.free() if how == "full" else disk.read_only(False)
+        await kubelet.until(lambda: work.done() or len(list(disk.path.glob("*.json"))) == 2, 20)
+        assert not work.done()
+        work.cancel()
+        later = opened(disk.path, probe)
+        seen = []
+        later.tell(lambda machine, found: seen.append(found))
+        await later.start()
+        assert seen[-1] == told[-1], "a restart forgets a fault, or gives its taint another time"
