@@ -108,9 +108,7 @@ class Cluster:
         if bound:
             spec["nodeName"] = node
         elif node:
-            where = {"key": "metadata.name", "operator": "In", "values": [node]}
-            terms = {"nodeSelectorTerms": [{"matchFields": [where]}]}
-            spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+            spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": _only(node)}}
         item = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
         self.items[PODS].append(item)
         return item
@@ -122,7 +120,8 @@ class Cluster:
         if node:
             taken, self.free[node] = self.free[node][:gpus], self.free[node][gpus:]
             named = {"request": "gpus", "driver": model.DRIVER, "pool": node}
-            status["allocation"] = {"devices": {"results": [named | {"device": f"gpu-{gpu}"} for gpu in taken]}}
+            devices = {"results": [named | {"device": f"gpu-{gpu}"} for gpu in taken]}
+            status["allocation"] = {"devices": devices, "nodeSelector": _only(node)}
             status["reservedFor"] = [{"resource": "pods", "name": pod["name"], "uid": pod["uid"]}]
         else:
             exactly["tolerations"] = TOLERANT
@@ -138,6 +137,12 @@ class Cluster:
             if member.kind not in sizes:
                 sizes[member.kind] = len(nodes.machine(member).gpus)
             yield member, sizes[member.kind]
+
+
+def _only(node: str) -> Item:
+    """Return the selector of one node."""
+    where = {"key": "metadata.name", "operator": "In", "values": [node]}
+    return {"nodeSelectorTerms": [{"matchFields": [where]}]}
 
 
 ENV = [{"name": f"VARIABLE_{i}", "value": "x" * 40} for i in range(60)]
