@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,7 +127,7 @@ async def run(
     watched: psutil.Process | None = None,
     managed: bool = False,
     gang: bool = False,
-    settled: Callable[[], None] = lambda: None,
+    settled: Callable[[], Awaitable[None]] | None = None,
 ) -> Burst:
     """Create a namespace with a burst of pods, wait until all are bound, and clear it away.
 
@@ -153,7 +153,8 @@ async def run(
         before = _processor(watched)
         await _timed(api, f"{NAMESPACES}/{namespace}/pods", times, Shape(pods, gpus, managed, gang))
         times.cpu_s = _processor(watched) - before
-        settled()
+        if settled is not None:
+            await settled()
         return times.burst()
     finally:
         await clear(api, namespace)

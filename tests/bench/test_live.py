@@ -69,9 +69,24 @@ def test_every_bound_of_the_live_benchmark_is_of_some_figure() -> None:
     assert [name for name, one in known.items() if not any(one is other for other in used)] == []
 
 
-def test_processor_time_is_for_each_pod() -> None:
-    spent = cost.Cost(4, {}, {"etcd": 0.1})
-    assert spent.per_pod_ms("etcd") == 25.0 and spent.as_json() == {"etcd": 25.0}
+def test_costs_are_for_each_pod() -> None:
+    spent = cost.Cost(None, 4, {}, {"etcd": 0.1, "kwok": 0.02}, {"POST pods": 4, "PATCH events": 2, "PUT pods": 0})
+    assert (spent.per_pod_ms("etcd"), spent.per_pod_ms(), spent.writes_per_pod()) == pytest.approx((25.0, 30.0, 1.5))
+    assert spent.as_json() == {"cpu": {"etcd": 25.0, "kwok": 5.0}, "writes": {"POST pods": 1.0, "PATCH events": 0.5}}
+
+
+METRICS = b"""# TYPE apiserver_request_total counter
+apiserver_request_total{code="201",component="apiserver",group="",resource="pods",subresource="",verb="POST",version="v1"} 7
+apiserver_request_total{code="409",component="apiserver",group="",resource="pods",subresource="",verb="POST",version="v1"} 1
+apiserver_request_total{code="201",group="",resource="pods",subresource="binding",verb="POST",version="v1"} 6
+apiserver_request_total{code="200",group="resource.k8s.io",resource="resourceclaims",subresource="status",verb="PUT"} 1.2e+03
+apiserver_request_total{code="200",group="",resource="pods",subresource="",verb="GET",version="v1"} 50
+apiserver_request_total{code="200",group="coordination.k8s.io",resource="leases",subresource="",verb="PUT",version="v1"} 90
+"""
+
+
+def test_requests_that_change_pods_are_read_from_the_api_server() -> None:
+    assert cost.read(METRICS) == {"POST pods": 8, "POST pods/binding": 6, "PUT resourceclaims/status": 1200}
 
 
 async def test_a_still_cluster_is_a_whole_scheduler() -> None:
