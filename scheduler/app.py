@@ -21,7 +21,7 @@ import structlog
 import uvicorn
 
 from scheduler import config as configs
-from scheduler import eviction, explanation, policies
+from scheduler import eviction, explanation, heap, policies
 from scheduler.apiserver import client
 from scheduler.gang import config as queueing
 from scheduler.gang import machine
@@ -240,6 +240,7 @@ class Scheduler:
         now = shells.Shell(known, sighting.Sight(known), self._settings(), make, carry, leads=epoch > 0)
         desk.shell = now
         now.begin()
+        heap.settle()
         self.shell, self.leading, self._answers = now, epoch > 0, None
         self.ready.set()
         log.info(

@@ -137,7 +137,7 @@ class Desk:
         names = [one.name for one in now.machine.snapshot.topology.nodes]
         asked = wire.Pod(metadata=wire.Metadata(pod.name, pod.namespace, pod.uid))
         said = deciding.filter(asked, names)
-        scores = dict(zip(names, deciding.scores(asked, names), strict=True))
+        scores = dict(zip(names, deciding.ranks(asked, names).places.tolist(), strict=True))
         best = sorted(said.feasible, key=lambda name: (-scores[name], name))
         return explain.Verdict(best, {**said.failed, **said.hopeless})
 

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from scheduler.kube import claim as claims
 from scheduler.kube import mirror, workload
@@ -35,7 +36,7 @@ class Index:
         match told.kind:
             case "pods":
                 self._pod(told.key, told.before, told.after)
-            case "claims":
+            case "claims" if not _alike(told.before, told.after, "version", "finalizers"):
                 self._claim(told.key, told.after or told.before)
             case "namespaces":
                 self._mark(key for key, one in self._known.items() if one.namespace == told.key[1])
@@ -90,7 +91,8 @@ class Index:
         for one in after.claims:
             if one.claim:
                 self._users[key[0], one.claim].add(key)
-        self.dirty[new.key] = new
+        if old != new or not _alike(before, after, "version"):
+            self.dirty[new.key] = new
 
     def _forget_empty(self, gang: workload.Identity) -> None:
         if not self._members.get(gang.key):
@@ -103,3 +105,10 @@ class Index:
             found = self._identity.get(user)
             if found is not None:
                 self.dirty[found.key] = found
+
+
+def _alike(before: Any, after: Any, *but: str) -> bool:
+    """Tell whether an object is what it was but for some fields, which say nothing about its gang."""
+    if before is None or after is None:
+        return False
+    return bool(replace(before, **{name: getattr(after, name) for name in but}) == after)

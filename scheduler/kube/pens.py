@@ -25,8 +25,8 @@ from scheduler.apiserver import client, errors
 TERM = "muster.dev/term"
 """Annotation of claims and pods of an unfinished plan: the term of the last leader that looked at it."""
 
-FLIGHT = 64
-"""Requests at the same time."""
+FLIGHT = 32
+"""Requests at the same time; each has a connection, and TLS costs both ends milliseconds for every new one."""
 
 TRIES = 6
 """Times that an object is read again because it changed meanwhile."""
@@ -94,8 +94,8 @@ class Pen:
         await self._write(lambda: self.api.delete(path))
 
     async def all(self, jobs: Iterable[Awaitable[None]]) -> None:
-        """Do all at the same time, bounded; the first error is raised when all have ended."""
-        results = await asyncio.gather(*(self._bounded(job) for job in jobs), return_exceptions=True)
+        """Do all at the same time; the first error is raised when all have ended."""
+        results = await asyncio.gather(*jobs, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -132,10 +132,6 @@ class Pen:
         if item["metadata"]["uid"] != uid or "deletionTimestamp" in item["metadata"]:
             raise Refused(f"{path.rpartition('namespaces/')[2]} is another one by now, or is being deleted")
 
-    async def _bounded(self, job: Awaitable[None]) -> None:
-        async with self._gate:
-            await job
-
     async def _write(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         async def once() -> Any:
             if not self.leads():
@@ -151,7 +147,8 @@ class Pen:
         end, wait = loop.time() + self.patience_s, FIRST_WAIT_S
         while True:
             try:
-                return await ask()
+                async with self._gate:
+                    return await ask()
             except errors.ApiError as error:
                 pause = max(error.retry_after_s or 0.0, wait)
                 if not error.passing or loop.time() + pause > end:

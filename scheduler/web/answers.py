@@ -4,7 +4,6 @@ A pod with a plan may go to its node only. A pod without one gets from kube-sche
 fit, not the best; so its nodes are compared by exactly those devices.
 """
 
-import itertools
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,15 +14,12 @@ from scheduler.model import reasons, request
 from scheduler.placement import plan, rows, scoring
 from scheduler.placement.score import feasible
 from scheduler.snapshot import demand, state
-from scheduler.web import extender, first_fit, wire
+from scheduler.web import extender, first_fit, sheet, wire
 
 Ints = NDArray[np.int64]
 
 MAX_ROWS = 256
 """Requests whose costs are kept; the oldest goes first. 200 kB each at 5,000 nodes."""
-
-UNKNOWN = -1
-"""Row of a node that the fleet does not have."""
 
 NO_GPU_NODE = "muster: the node publishes no devices of ours"
 DOWN = "muster: the node is cordoned or failed"
@@ -36,8 +32,6 @@ REASONS = (NO_GPU_NODE, DOWN, UNSUITED, TAKEN, FULL)
 
 PASSING = 3
 """From this row of `REASONS` on, evicting somebody may help."""
-
-FITS = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,36 +91,37 @@ class Answers:
     wanted: Callable[[wire.Pod], request.PodRequest | None]
     short: Container[str] = frozenset()
     _rule: rows.Rule = field(init=False)
-    _index: dict[str, int] = field(init=False)
+    _sheet: sheet.Sheet = field(init=False)
     _orders: dict[request.PodRequest, Order] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         fleet = self.snapshot.topology
-        self._index = {machine.name: row for row, machine in enumerate(fleet.nodes)}
+        self._sheet = sheet.Sheet([machine.name for machine in fleet.nodes])
         self._rule = first_fit.rule(scoring.RULES[self.score.policy.spec.pods.rule], fleet)
 
     def filter(self, pod: wire.Pod, names: Sequence[str]) -> extender.Verdict:
         """Tell which nodes can take the pod."""
         planned = self.plans.get(pod.metadata.uid)
         if planned is not None:
-            return _only(planned, names)
+            return self._only(planned, names)
         asked = self.wanted(pod)
         if asked is None:
             return extender.Verdict(names)
         return self._by_devices(self.score.demand(asked), names)
 
-    def scores(self, pod: wire.Pod, names: Sequence[str]) -> Sequence[int]:
+    def ranks(self, pod: wire.Pod, names: Sequence[str]) -> extender.Ranks:
         """Return the nodes' places, best highest; all equal for a pod that asks nothing of us."""
+        rows_of = self._sheet.rows(names)
+        return extender.Ranks(names, self._ranked(pod, names, rows_of), rows_of, self._sheet)
+
+    def _ranked(self, pod: wire.Pod, names: Sequence[str], nodes: Ints) -> Ints:
         planned = self.plans.get(pod.metadata.uid)
         if planned is not None:
-            return [int(name == planned) for name in names]
+            return self._is(planned, names, nodes).astype(np.int64)
         asked = self.wanted(pod)
         if asked is None:
-            return [0] * len(names)
-        nodes = self._rows_of(names)
-        place = self._order(self.score.demand(asked)).place[nodes]
-        found: list[int] = np.where(nodes == UNKNOWN, 0, place).tolist()
-        return found
+            return np.zeros(len(names), dtype=np.int64)
+        return np.where(nodes == sheet.UNKNOWN, 0, self._order(self.score.demand(asked)).place[nodes])
 
     def preempt(self, pod: wire.Pod, victims: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
         """Return the candidates that let the pod in, with those who have to go.
@@ -139,44 +134,62 @@ class Answers:
         planned = self.plans.get(pod.metadata.uid)
         if planned is not None:
             return {planned: self._crowded(planned, victims[planned])} if planned in victims else {}
-        asked = self.wanted(pod)
-        if asked is None:
-            return {name: uids for name, uids in victims.items() if self._spares_gangs(uids)}
-        able = {name: uids for name, uids in victims.items() if name in self._index and self._spares_gangs(uids)}
-        return self._opened(self.score.demand(asked), able)
+        asked, held = self.wanted(pod), self._holders(victims)
+        able = {name: uids for name, uids in victims.items() if self._spares_gangs(uids, held)}
+        return able if asked is None else self._opened(self.score.demand(asked), able, held)
 
     def _crowded(self, node: str, uids: Sequence[str]) -> Sequence[str]:
         """Return who has to go from the node of a planned pod."""
-        return uids if node in self.short and self._spares_gangs(uids) else ()
+        return uids if node in self.short and self._spares_gangs(uids, self._holders({node: uids})) else ()
 
-    def _spares_gangs(self, uids: Sequence[str]) -> bool:
+    def _holders(self, victims: Mapping[str, Sequence[str]]) -> dict[str, Holder]:
+        """Return what goes with each victim; those of which nothing is known, or that must stay, are left out."""
+        found = ((uid, self.held.get(uid)) for uids in victims.values() for uid in uids)
+        return {uid: holder for uid, holder in found if holder is not None}
+
+    def _spares_gangs(self, uids: Sequence[str], held: Mapping[str, Holder]) -> bool:
         """Tell whether the victims are whole gangs, all of which may go, and pods of no gang."""
         every = set(uids)
-        return all(set(self.held[uid].pods) <= every if uid in self.held else uid not in self.plans for uid in every)
+        return all(every.issuperset(held[uid].pods) if uid in held else uid not in self.plans for uid in every)
 
-    def _opened(self, wanted: demand.Demand, victims: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    def _opened(
+        self, wanted: demand.Demand, victims: Mapping[str, Sequence[str]], held: Mapping[str, Holder]
+    ) -> dict[str, Sequence[str]]:
         """Return the nodes that can take the pod once their victims are gone, tried on a copy."""
         trial = plan.Plan(self.snapshot.copy())
-        for name, uids in victims.items():
-            holders = {self.held[uid].pods: self.held[uid] for uid in uids if uid in self.held}
+        names = [name for name in victims if self._sheet.row(name) != sheet.UNKNOWN]
+        nodes = self._sheet.rows(names)
+        for name, node in zip(names, nodes.tolist(), strict=True):
+            holders = {held[uid].pods: held[uid] for uid in victims[name] if uid in held}
             for grant in (grant for one in holders.values() for grant in one.grants):
-                if grant.node == self._index[name]:
+                if grant.node == node:
                     trial.release(grant)
-        fits = feasible.feasible(trial.snapshot, wanted, self._rows_of(list(victims)))
-        return {name: victims[name] for name, fit in zip(victims, fits.tolist(), strict=True) if fit}
+        fits = feasible.feasible(trial.snapshot, wanted, nodes)
+        return {name: victims[name] for name, fit in zip(names, fits.tolist(), strict=True) if fit}
 
     def _by_devices(self, wanted: demand.Demand, names: Sequence[str]) -> extender.Verdict:
         """Compare what is free on the nodes with what the pod asks."""
-        nodes = self._rows_of(names)
-        fits = (self._row(wanted).cost[nodes] < rows.INFEASIBLE) & (nodes != UNKNOWN)
-        if fits.all():
+        nodes = self._sheet.rows(names)
+        falls = np.flatnonzero((self._row(wanted).cost[nodes] >= rows.INFEASIBLE) | (nodes == sheet.UNKNOWN))
+        if not len(falls):
             return extender.Verdict(names)
-        causes = np.where(fits, FITS, self._causes(wanted, nodes))
-        return extender.Verdict(
-            list(itertools.compress(names, fits.tolist())),
-            _reasons(names, causes, causes >= PASSING),
-            _reasons(names, causes, (causes >= 0) & (causes < PASSING)),
-        )
+        causes = np.full(len(nodes), extender.FITS)
+        causes[falls] = self._causes(wanted, nodes[falls])
+        return extender.Verdict(names, causes, REASONS, PASSING, self._sheet.quoted(names, nodes))
+
+    def _only(self, planned: str, names: Sequence[str]) -> extender.Verdict:
+        """Let a pod go to its planned node and nowhere else."""
+        nodes = self._sheet.rows(names)
+        reason = f"muster: the plan of the pod's gang puts it on {planned}"
+        causes = np.where(self._is(planned, names, nodes), extender.FITS, 0)
+        return extender.Verdict(names, causes, (reason,), 1, self._sheet.quoted(names, nodes))
+
+    def _is(self, planned: str, names: Sequence[str], nodes: Ints) -> NDArray[np.bool_]:
+        """Tell which of some nodes is the planned one, which may have left the fleet."""
+        row = self._sheet.row(planned)
+        if row == sheet.UNKNOWN:
+            return np.array([name == planned for name in names], dtype=np.bool_)
+        return np.asarray(nodes == row)
 
     def _causes(self, wanted: demand.Demand, nodes: Ints) -> Ints:
         """Return for each node why it can't take the pod, as a row of `REASONS`."""
@@ -185,13 +198,8 @@ class Answers:
         bare = self.snapshot
         roomy = (bare.cpu_free[nodes] >= wanted.cpu_milli) & (bare.memory_free[nodes] >= wanted.memory_mib)
         roomy &= bare.pods_free[nodes] >= 1
-        causes = [nodes == UNKNOWN, ~bare.up[nodes], suited < least, roomy & (wanted.gpus > 0)]
+        causes = [nodes == sheet.UNKNOWN, ~bare.up[nodes], suited < least, roomy & (wanted.gpus > 0)]
         return np.select(causes, [0, 1, 2, 3], 4)
-
-    def _rows_of(self, names: Sequence[str]) -> Ints:
-        """Return the rows of nodes by name, `UNKNOWN` for those that the fleet does not have."""
-        found = map(self._index.get, names, itertools.repeat(UNKNOWN))
-        return np.fromiter(found, np.int64, len(names))
 
     def _kept(self, wanted: demand.Demand) -> Order:
         """Return what is kept of a request, up to date or not."""
@@ -228,17 +236,3 @@ class Answers:
         by_tie = np.empty(len(worst_last), dtype=np.int64)
         by_tie[worst_last] = np.arange(len(worst_last), 0, -1)
         return by_tie[tie]
-
-
-def _reasons(names: Sequence[str], causes: Ints, among: NDArray[np.bool_]) -> dict[str, str]:
-    """Return the sentences of some nodes."""
-    told = map(REASONS.__getitem__, causes[among].tolist())
-    return dict(zip(itertools.compress(names, among.tolist()), told, strict=True))
-
-
-def _only(planned: str, names: Sequence[str]) -> extender.Verdict:
-    """Let a pod go to its planned node and nowhere else."""
-    reason = f"muster: the plan of the pod's gang puts it on {planned}"
-    others = dict.fromkeys(names, reason)
-    here = [planned] if others.pop(planned, None) else []
-    return extender.Verdict(here, {}, others)

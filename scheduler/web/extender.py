@@ -6,10 +6,12 @@ may change anything.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.web import wire
+import numpy as np
+
+from scheduler.web import sheet, wire
 
 PLUGIN_POINTS = 1200
 """The most that all in-tree score plugins of the default configuration give a node: 100 times the sum of their weights."""
@@ -17,24 +19,90 @@ PLUGIN_POINTS = 1200
 POINTS_PER_SCORE = 10
 """kube-scheduler adds an extender's score times its weight times this to the node's total, and clamps nothing."""
 
+FITS = -1
+"""Cause of a node that can take the pod."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
     """What filter decided.
 
     Attributes
     ----------
-    feasible : sequence of str
+    names : sequence of str
         In the order in which they were asked for.
-    failed : Mapping
-        Reason by node where evicting pods could help.
-    hopeless : Mapping
-        Reason by node where it could not.
+    causes : ndarray of int64, or None
+        For each name the sentence that says why it falls, `FITS` for one that does not; None where none falls.
+    passing : int
+        From this sentence on, evicting pods could help.
+    quoted : ndarray of bytes, or None
+        The names as JSON, where they are known so.
     """
 
-    feasible: Sequence[str]
-    failed: Mapping[str, str] = field(default_factory=dict)
-    hopeless: Mapping[str, str] = field(default_factory=dict)
+    names: Sequence[str]
+    causes: sheet.Ints | None = None
+    sentences: Sequence[str] = ()
+    passing: int = 0
+    quoted: sheet.Objects | None = None
+
+    @property
+    def feasible(self) -> list[str]:
+        """Return the names of those that fit, in order."""
+        return list(
+            self.names if self.causes is None else itertools.compress(self.names, (self.causes == FITS).tolist())
+        )
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Return the reason by node where evicting pods could help."""
+        return self._told(range(self.passing, len(self.sentences)))
+
+    @property
+    def hopeless(self) -> dict[str, str]:
+        """Return the reason by node where it could not."""
+        return self._told(range(self.passing))
+
+    @property
+    def outcome(self) -> str:
+        """Return whether ``all``, ``some`` or ``none`` of the nodes fit; ``none`` of no nodes."""
+        fitting = len(self.names) if self.causes is None else int(np.count_nonzero(self.causes == FITS))
+        return "none" if not fitting else "all" if fitting == len(self.names) else "some"
+
+    def encoded(self) -> bytes:
+        """Return the answer of filter."""
+        if self.quoted is None or self.causes is None:
+            return wire.encode(wire.ExtenderFilterResult(None, self.feasible, self.failed, self.hopeless))
+        groups = [(sentence, self.quoted[self.causes == cause]) for cause, sentence in enumerate(self.sentences)]
+        return sheet.filtered(self.quoted[self.causes == FITS], groups[self.passing :], groups[: self.passing])
+
+    def _told(self, among: range) -> dict[str, str]:
+        causes = [] if self.causes is None else self.causes.tolist()
+        return {name: self.sentences[cause] for name, cause in zip(self.names, causes, strict=False) if cause in among}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranks:
+    """What prioritize decided.
+
+    Attributes
+    ----------
+    places : ndarray of int64
+        For each name, higher is better, at least 0; different nodes that differ at all differ in it.
+    rows : ndarray of int64, or None
+        For each name the node's row of `known`, which has it as JSON.
+    """
+
+    names: Sequence[str]
+    places: sheet.Ints
+    rows: sheet.Ints | None = None
+    known: sheet.Sheet | None = None
+
+    def encoded(self, between: int) -> bytes:
+        """Return the answer of prioritize; `between` is the score from one place to the next."""
+        if self.rows is None or self.known is None:
+            scores = (self.places * between).tolist()
+            return wire.encode(list(itertools.starmap(wire.HostPriority, zip(self.names, scores, strict=True))))
+        return self.known.priorities(self.names, self.rows, self.places, between)
 
 
 class Decisions(Protocol):
@@ -43,8 +111,8 @@ class Decisions(Protocol):
     def filter(self, pod: wire.Pod, names: Sequence[str]) -> Verdict:
         """Tell which nodes can take the pod."""
 
-    def scores(self, pod: wire.Pod, names: Sequence[str]) -> Sequence[int]:
-        """Return a rank for each of `names`, higher is better, at least 0; different nodes that differ at all differ in it."""
+    def ranks(self, pod: wire.Pod, names: Sequence[str]) -> Ranks:
+        """Tell how good the nodes are."""
 
     def preempt(self, pod: wire.Pod, victims: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
         """Return those candidate nodes on which evicting victims (UIDs) lets the pod in, with those who have to go."""
@@ -59,22 +127,14 @@ def step(weight: int) -> int:
     return PLUGIN_POINTS // (POINTS_PER_SCORE * weight) + 1
 
 
-def filtered(decisions: Decisions, asked: wire.ExtenderArgs) -> wire.ExtenderFilterResult:
+def filtered(decisions: Decisions, asked: wire.ExtenderArgs) -> Verdict:
     """Answer filter."""
-    verdict = decisions.filter(asked.pod, asked.node_names or ())
-    return wire.ExtenderFilterResult(
-        node_names=list(verdict.feasible),
-        failed_nodes=dict(verdict.failed),
-        failed_and_unresolvable_nodes=dict(verdict.hopeless),
-    )
+    return decisions.filter(asked.pod, asked.node_names or ())
 
 
-def prioritized(decisions: Decisions, asked: wire.ExtenderArgs, weight: int) -> list[wire.HostPriority]:
-    """Answer prioritize."""
-    names = asked.node_names or ()
-    between = step(weight)
-    scores = [rank * between for rank in decisions.scores(asked.pod, names)]
-    return list(itertools.starmap(wire.HostPriority, zip(names, scores, strict=True)))
+def prioritized(decisions: Decisions, asked: wire.ExtenderArgs, weight: int) -> bytes:
+    """Answer prioritize, encoded."""
+    return decisions.ranks(asked.pod, asked.node_names or ()).encoded(step(weight))
 
 
 def preempted(decisions: Decisions, asked: wire.ExtenderPreemptionArgs) -> wire.ExtenderPreemptionResult:

@@ -98,15 +98,15 @@ class Face:
 
     async def filter(self, request: Request) -> Response:
         """Answer which nodes can take a pod."""
-        return await self._answer("filter", request, self._filter)
+        return await self._answer("filter", request)
 
     async def prioritize(self, request: Request) -> Response:
         """Answer how good the nodes are for a pod."""
-        return await self._answer("prioritize", request, self._prioritize)
+        return await self._answer("prioritize", request)
 
     async def preempt(self, request: Request) -> Response:
         """Answer on which nodes evictions would help."""
-        return await self._answer("preempt", request, self._preempt)
+        return await self._answer("preempt", request)
 
     async def healthz(self, request: Request) -> Response:
         """Answer that the process lives."""
@@ -126,19 +126,30 @@ class Face:
 
     def _filter(self, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
         found = extender.filtered(deciding, wire.read_args(body))
-        whole = not (found.failed_nodes or found.failed_and_unresolvable_nodes)
-        self.metrics.verdicts.labels("none" if not found.node_names else "all" if whole else "some").inc()
-        return wire.encode(found)
+        self.metrics.verdicts.labels(found.outcome).inc()
+        return found.encoded()
 
     def _prioritize(self, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
-        return wire.encode(extender.prioritized(deciding, wire.read_args(body), self.weight))
+        return extender.prioritized(deciding, wire.read_args(body), self.weight)
 
     def _preempt(self, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
         return wire.encode(extender.preempted(deciding, wire.read_preemption(body)))
 
-    async def _answer(
-        self, verb: str, request: Request, decide: Callable[[extender.Decisions, bytes | bytearray], bytes]
-    ) -> Response:
+    def answer(self, verb: str, deciding: extender.Decisions, body: bytes | bytearray) -> bytes:
+        """Return the answer of a verb to a whole body.
+
+        Raises
+        ------
+        BadRequest
+        """
+        match verb:
+            case "filter":
+                return self._filter(deciding, body)
+            case "prioritize":
+                return self._prioritize(deciding, body)
+        return self._preempt(deciding, body)
+
+    async def _answer(self, verb: str, request: Request) -> Response:
         """Read, decide, count. A request that can't be read is a 400, one that comes too early a 503."""
         try:
             body = await read_body(request, wire.MAX_BYTES)
@@ -146,7 +157,7 @@ class Face:
             deciding = self.decisions()
             if deciding is None:
                 return self._refuse(verb, 503, "muster is not synced with the API server yet")
-            answer = decide(deciding, body)
+            answer = self.answer(verb, deciding, body)
         except wire.BadRequest as error:
             return self._refuse(verb, 400, str(error))
         except ClientDisconnect:

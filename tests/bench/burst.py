@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,11 +111,11 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the pods of a burst are: how many, with how many GPUs each, gated for Muster or not, one gang or lone pods."""
+    """What the pods of a burst are: how many, with how many GPUs each, in a namespace of Muster's or not, one gang or lone."""
 
     pods: int = PODS
     gpus: int = GPUS
-    gated: bool = False
+    managed: bool = False
     gang: bool = False
 
 
@@ -125,8 +125,9 @@ async def run(
     pods: int = PODS,
     gpus: int = GPUS,
     watched: psutil.Process | None = None,
-    gated: bool = False,
+    managed: bool = False,
     gang: bool = False,
+    settled: Callable[[], Awaitable[None]] | None = None,
 ) -> Burst:
     """Create a namespace with a burst of pods, wait until all are bound, and clear it away.
 
@@ -136,6 +137,11 @@ async def run(
         GPUs that each pod claims through a claim of its own, made from a template; 0 for pods without claims.
     watched : psutil.Process, optional
         The scheduler, whose processor time is taken.
+    managed : bool
+        Muster's webhook is asked about the pods; they come as a user makes them, without its gate.
+
+    settled : callable
+        Called when all are bound, before they are cleared away.
 
     Raises
     ------
@@ -143,10 +149,12 @@ async def run(
     """
     times = Clock(pods, load=round(os.getloadavg()[0], 2))
     try:
-        await _prepare(api, namespace, gpus)
+        await _prepare(api, namespace, gpus, managed)
         before = _processor(watched)
-        await _timed(api, f"{NAMESPACES}/{namespace}/pods", times, Shape(pods, gpus, gated, gang))
+        await _timed(api, f"{NAMESPACES}/{namespace}/pods", times, Shape(pods, gpus, managed, gang))
         times.cpu_s = _processor(watched) - before
+        if settled is not None:
+            await settled()
         return times.burst()
     finally:
         await clear(api, namespace)
@@ -203,9 +211,10 @@ async def _create(api: client.Client, path: str, times: Clock, shape: Shape) -> 
     times.created = time.monotonic()
 
 
-async def _prepare(api: client.Client, namespace: str, gpus: int) -> None:
+async def _prepare(api: client.Client, namespace: str, gpus: int, managed: bool) -> None:
     """Make the namespace and its template, and wait for the account without which pods are refused."""
-    await api.create(NAMESPACES, {"metadata": {"name": namespace}})
+    labels = {names.MANAGED: "true"} if managed else {}
+    await api.create(NAMESPACES, {"metadata": {"name": namespace, "labels": labels}})
     if gpus:
         if not await _exists(api, f"{CLASSES}/{claim.DRIVER}"):
             await api.create(CLASSES, device_class())
@@ -263,8 +272,6 @@ def _pod(name: str, shape: Shape) -> dict[str, Any]:
         resources["claims"] = [{"name": "gpus"}]
         spec["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": TEMPLATE}]
     metadata: dict[str, Any] = {"name": name}
-    if shape.gated:
-        spec["schedulingGates"] = [{"name": names.GATE}]
     if shape.gang:
         metadata["annotations"] = {names.GANG_NAME: "burst", names.GANG_SIZE: str(shape.pods)}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench import core, figure, openb
+from tests.bench import core, driver, figure, live, openb, stock
 
 
 def absent() -> float:
@@ -14,7 +14,7 @@ def test_a_part_that_is_missing_makes_one_figure_not_ok() -> None:
     first, second = figure.take("core", [(name, absent), (name, lambda: (3.0, "note"))])
     assert (first.value, first.ok) == (None, False)
     assert "no trace" in first.note
-    assert (second.value, second.ok, second.note) == (3.0, True, "note")
+    assert (second.value, second.ok, second.note) == (3.0, None, "note")  # nothing was asked of it
     assert first.as_json() == {
         "figure": name,
         "value": None,
@@ -31,9 +31,22 @@ def test_bounds_hold_up_to_their_value(value: float, ok: bool) -> None:
     assert taken.ok is ok
 
 
+def test_better_is_more_than_as_good() -> None:
+    known = {"speed": figure.Bound("times", more_than=1.4), "cut": figure.Bound("%", at_least=10.0)}
+    told = [(name, figure.Figure(name, value, known[name])) for name, value in (("speed", 1.4), ("cut", 10.0))]
+    assert [(one.ok, one.as_json()["bound"]) for _, one in told] == [(False, "> 1.4"), (True, "≥ 10")]
+    assert figure.Figure("speed", 1.41, known["speed"]).ok is True
+    assert figure.Figure("speed", None, known["speed"]).ok is False
+
+
 def test_every_figure_of_the_benchmarks_has_a_bound_in_the_file() -> None:
-    bench = openb.Bench(None, quick=True)
-    for section, measurements in (("core", core.measurements(None)), ("openb", openb.measurements(bench))):
+    made = {"core": core.measurements(None), "openb": openb.measurements(openb.Bench(None, quick=True))}
+    made |= {
+        "live": live.measurements(live.Bench()),
+        "driver": driver.measurements(),
+        "stock": stock.measurements(stock.Bench()),
+    }
+    for section, measurements in made.items():
         for name, _ in measurements:
             (taken,) = figure.take(section, [(name, lambda: 1.0)])
             assert taken.bound.unit

@@ -139,7 +139,7 @@ async def test_a_replica_that_stands_by_answers_every_verb_as_the_leader_does_an
             part = {where["a-0"]: [uid["a-0"]]}
             return {
                 "planned": list(deciding.filter(pods["a-0"], nodes).feasible),
-                "ranks": [deciding.scores(pods["a-1"], nodes), deciding.scores(late, nodes)],
+                "ranks": [deciding.ranks(pod, nodes).places.tolist() for pod in (pods["a-1"], late)],
                 "late": list(deciding.filter(late, nodes).feasible),
                 "victims": deciding.preempt(late, tried),
                 "part": deciding.preempt(late, part),

@@ -23,7 +23,7 @@ def test_a_planned_pod_goes_to_its_node_only() -> None:
     verdict = decided.filter(given.pod(1), NAMES)
     assert verdict.feasible == ["n-1"] and not verdict.failed
     assert set(verdict.hopeless) == {"n-0", "n-2"} and "n-1" in verdict.hopeless["n-0"]
-    assert decided.scores(given.pod(1), NAMES) == [0, 1, 0]
+    assert decided.ranks(given.pod(1), NAMES).places.tolist() == [0, 1, 0]
     assert decided.preempt(given.pod(1), dict.fromkeys(NAMES, ("v",))) == {"n-1": ()}
     assert decided.preempt(given.pod(1), {"n-0": ("v",)}) == {}
     short = dataclasses.replace(decided, short={"n-1"})
@@ -36,8 +36,9 @@ def test_a_planned_pod_goes_to_its_node_only() -> None:
 
 def test_a_pod_that_asks_nothing_of_us_passes_through() -> None:
     decided = given.decided()
-    assert decided.filter(given.pod(), ["n-0", "cpu-node"]) == extender.Verdict(["n-0", "cpu-node"])
-    assert decided.scores(given.pod(), NAMES) == [0, 0, 0]
+    verdict = decided.filter(given.pod(), ["n-0", "cpu-node"])
+    assert verdict.feasible == ["n-0", "cpu-node"] and not verdict.failed and not verdict.hopeless
+    assert decided.ranks(given.pod(), NAMES).places.tolist() == [0, 0, 0]
     assert decided.preempt(given.pod(), {"cpu-node": ("v",)}) == {"cpu-node": ("v",)}
     assert dataclasses.replace(decided, plans={"v": "n-0"}).preempt(given.pod(), {"n-0": ("v",)}) == {}
 
@@ -59,24 +60,24 @@ def test_scores_are_a_total_order_and_the_first_is_what_first_fit_suits() -> Non
     order = wires.first_fit_order(machines.build("a100-pcie-pairs", "n"))
     decided.snapshot.take(state.Grant(0, 1 << order[1], 1000))
     decided.snapshot.take(state.Grant(1, 1 << order[3], 1000))
-    first, second = decided.scores(given.pod(2), ["n-0", "n-1"])
+    first, second = decided.ranks(given.pod(2), ["n-0", "n-1"]).places.tolist()
     assert second > first > 0
 
 
 def test_scores_follow_the_snapshot_and_asking_changes_nothing() -> None:
     decided = given.decided(3, policy="best-fit")
     version, free = decided.snapshot.version, decided.snapshot.gpu_free.copy()
-    before = decided.scores(given.pod(1), NAMES)
-    assert sorted(before) == [1, 2, 3] and decided.scores(given.pod(1), NAMES) == before
+    before = decided.ranks(given.pod(1), NAMES).places.tolist()
+    assert sorted(before) == [1, 2, 3] and decided.ranks(given.pod(1), NAMES).places.tolist() == before
     assert decided.snapshot.version == version and (decided.snapshot.gpu_free == free).all()
     worst = before.index(1)
     decided.snapshot.take(state.Grant(worst, 1, 1000))
-    after = decided.scores(given.pod(1), NAMES)
+    after = decided.ranks(given.pod(1), NAMES).places.tolist()
     assert after[worst] == 3, "best fit prefers the node that was begun"
 
 
 def test_unknown_nodes_score_nothing() -> None:
-    assert given.decided().scores(given.pod(1), ["n-0", "cpu-node"])[1] == 0
+    assert given.decided().ranks(given.pod(1), ["n-0", "cpu-node"]).places.tolist()[1] == 0
 
 
 def test_victims_must_make_room_and_gangs_are_spared() -> None:
@@ -122,7 +123,7 @@ def test_prioritize_ranks_as_the_engine_does_scarcity_and_all() -> None:
     scarcity = priced.scarcity(decided.snapshot, wanted)
     assert scarcity[1] > 0 and scarcity[0] == 0
     engine = [one.node for one in priced.ranking(decided.snapshot, wanted, 0, 4, 4)]
-    ranks = decided.scores(given.pod(2), names)
+    ranks = decided.ranks(given.pod(2), names).places.tolist()
     assert sorted(range(4), key=lambda n: -ranks[n]) == engine and len(set(ranks)) == 4
     plain = priced.row(decided.snapshot, wanted).cost
     assert sorted(range(4), key=lambda n: (int(plain[n]), int(decided.snapshot.topology.tie[n]))) != engine
