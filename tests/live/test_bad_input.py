@@ -20,7 +20,7 @@ from tests.live import site as sites
 from tests.live import team as teams
 from tests.live import work
 
-LEVELS = "levels are cluster, zone, block, rack, nvlink-domain, node"
+LEVELS = "cluster, zone, block, rack, nvlink-domain, node"
 
 
 @pytest.fixture
@@ -45,69 +45,75 @@ async def refused(team: teams.Team, placement: str, about: str, word: str, reaso
 
 
 @pytest.mark.parametrize(
-    "notes",
+    ("field", "notes"),
     [
-        {names.REQUIRED_LEVEL: "row"},
-        {names.PREFERRED_LEVEL: "row"},
-        {names.SEGMENT_LEVEL: "row", names.SEGMENT_SIZE: "1"},
+        ("required level", {names.REQUIRED_LEVEL: "row"}),
+        ("preferred level", {names.PREFERRED_LEVEL: "row"}),
+        ("segment level", {names.SEGMENT_LEVEL: "row", names.SEGMENT_SIZE: "1"}),
     ],
-    ids=["required", "preferred", "segment"],
 )
-async def test_a_level_that_the_fleet_does_not_have(unharmed: teams.Team, notes: dict[str, str]) -> None:
+async def test_a_level_that_the_fleet_does_not_have(unharmed: teams.Team, field: str, notes: dict[str, str]) -> None:
     await unharmed.create(work.gang("bad", 2, "one", notes=notes))
-    text = f"NoSuchLevel: no row can hold gang {unharmed.name}/gang-bad even when empty ({LEVELS})"
+    whole = f"NoSuchLevel: no row can hold gang {unharmed.name}/gang-bad even when empty"
+    text = f"{whole} ({field}: write one of {LEVELS})"
     await refused(unharmed, "gang-bad", "Pod/bad-0", "GangRejected", "NoSuchLevel", text)
 
 
-def wrong(where: str, key: str, problem: str, got: str, remedy: str) -> str:
-    """Return a sentence about an annotation as users read it."""
-    return f"{where}, field metadata.annotations[{key}]: {problem}, got {got!r}; {remedy}"
-
-
 NUMBER = "write a whole number from 1 to 100000"
-VALUES = {
-    "size-0": ({names.GANG_SIZE: "0"}, (names.GANG_SIZE, "is not what it has to be", "0", NUMBER)),
-    "size-1": ({names.GANG_SIZE: "-1"}, (names.GANG_SIZE, "is not what it has to be", "-1", NUMBER)),
-    "size-huge": ({names.GANG_SIZE: "9" * 30}, (names.GANG_SIZE, "is not what it has to be", "9" * 30, NUMBER)),
-    "minimum": (
-        {names.MIN_MEMBER: "3"},
-        (names.MIN_MEMBER, f"is more than {names.GANG_SIZE} 2", "3", f"write at most 2, or raise {names.GANG_SIZE}"),
+SIZE, MINIMUM, RANK, SEGMENT = (
+    f"field metadata.annotations[{key}]:" for key in (names.GANG_SIZE, names.MIN_MEMBER, names.RANK, names.SEGMENT_SIZE)
+)
+LESS = f"is more than {names.GANG_SIZE} 2, got '3'; write at most 2, or raise {names.GANG_SIZE}"
+CONTRADICTIONS = {
+    "size-0": (
+        {names.GANG_SIZE: "0"},
+        f"pod POD, {SIZE} is not what it has to be, got '0'; {NUMBER}",
+        f"pod POD, {SIZE} is no number of pods, got '0'; {NUMBER}",
     ),
+    "size-below-0": (
+        {names.GANG_SIZE: "-1"},
+        f"pod POD, {SIZE} is not what it has to be, got '-1'; {NUMBER}",
+        f"pod POD, {SIZE} is no number of pods, got '-1'; {NUMBER}",
+    ),
+    "size-huge": (
+        {names.GANG_SIZE: "9" * 30},
+        f"pod POD, {SIZE} is not what it has to be, got '{'9' * 30}'; {NUMBER}",
+        f"pod POD, {SIZE} is no number of pods, got '{'9' * 30}'; {NUMBER}",
+    ),
+    "minimum": ({names.MIN_MEMBER: "3"}, f"pod POD, {MINIMUM} {LESS}", f"gang GANG, {MINIMUM} {LESS}"),
     "rank": (
         {names.RANK: "2"},
-        (names.RANK, "is outside a gang of 2 pods", "2", f"write a rank from 0 to 1, or raise {names.GANG_SIZE}"),
+        f"pod POD, {RANK} is outside a gang of 2 pods, got '2'; write a rank from 0 to 1, or raise {names.GANG_SIZE}",
+        f"pod POD, {RANK} is none of the role's 2 ranks, 0 to 1, got '2'; change it",
     ),
     "segment": (
         {names.SEGMENT_SIZE: "3", names.SEGMENT_LEVEL: work.RACK},
-        (names.SEGMENT_SIZE, f"is more than {names.GANG_SIZE} 2", "3", f"write at most 2, or raise {names.GANG_SIZE}"),
+        f"pod POD, {SEGMENT} {LESS}",
+        f"gang GANG, {SEGMENT} {LESS}",
     ),
 }
-"""Annotations of a gang of two pods that can't be followed, and what is told of them."""
+"""Annotations of a gang of two pods that can't be followed; what `kubectl apply` says, what is told where nothing asked."""
 
 
-@pytest.mark.parametrize("case", VALUES)
+@pytest.mark.parametrize("case", CONTRADICTIONS)
 async def test_a_contradiction_is_refused_at_apply(unharmed: teams.Team, case: str) -> None:
-    notes, told = VALUES[case]
+    notes, text, _ = CONTRADICTIONS[case]
     for pod in work.gang("bad", 2, "one", notes=notes):
         with pytest.raises(errors.ApiError) as refusal:
             await unharmed.create([pod])
         assert refusal.value.status == 422
-        assert wrong(f"pod {unharmed.name}/{pod['metadata']['name']}", *told) in str(refusal.value)
+        assert text.replace("POD", f"{unharmed.name}/{pod['metadata']['name']}") in str(refusal.value)
     assert await unharmed.pods() == []
 
 
-@pytest.mark.parametrize("case", VALUES)
+@pytest.mark.parametrize("case", CONTRADICTIONS)
 async def test_a_contradiction_that_no_webhook_saw_is_told(unharmed: teams.Team, case: str) -> None:
     """In a namespace that is not managed nothing looks at the pods when they come."""
-    notes, told = VALUES[case]
+    notes, _, text = CONTRADICTIONS[case]
     async with teams.Team.open(unharmed.site, unharmed.api, managed=False) as other:
         await other.create(work.gang("bad", 2, "one", notes=notes))
-        where = (
-            f"pod {other.name}/bad-0"
-            if told[0] == names.GANG_SIZE and "is not" in told[1]
-            else f"gang {other.name}/bad"
-        )
-        await refused(other, "gang-bad", "Pod/bad-0", "GangInvalid", "Invalid", wrong(where, *told))
+        text = text.replace("POD", f"{other.name}/bad-0").replace("GANG", f"{other.name}/bad")
+        await refused(other, "gang-bad", "Pod/bad-0", "GangInvalid", "Invalid", text)
 
 
 async def test_a_contradiction_that_came_while_muster_was_down_is_told_when_it_is_back(team: teams.Team) -> None:
@@ -131,24 +137,29 @@ def selecting(name: str, expression: str) -> teams.Obj:
     return live.template(name, 1, selectors=[{"cel": {"expression": expression}}])
 
 
-TOO_MANY = "33 devices, a claim can have 32: use several claims"
-NO_CLASS = "there is no DeviceClass nope.example.com"
 FAILS = "device.attributes['gpu.muster.dev'].nosuch > 3"
+CLAIMS = {
+    "33-devices": (live.template("odd", 33), "33 devices, a claim can have 32: use several claims"),
+    "no-such-class": (
+        live.template("odd", 1, "nope.example.com"),
+        "request gpus: there is no DeviceClass nope.example.com; create it, or name another in deviceClassName",
+    ),
+    "failing-cel": (
+        selecting("odd", FAILS),
+        f'request gpus: can\'t be planned by Muster; selectors: "{FAILS}": '
+        "device gpu-0 has no attribute or capacity nosuch (device gpu-0 of node e2e-b00-r00-n00); write it otherwise",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        (live.template("odd", 33), f"claim CLAIM: {TOO_MANY}"),
-        (live.template("odd", 1, "nope.example.com"), f"claim CLAIM: request gpus: {NO_CLASS}"),
-        (selecting("odd", FAILS), "claim CLAIM: request gpus: can't be planned by Muster; selectors: "),
-    ],
-    ids=["33-devices", "no-such-class", "failing-cel"],
-)
-async def test_a_claim_that_cannot_be_planned(unharmed: teams.Team, template: teams.Obj, text: str) -> None:
+@pytest.mark.parametrize("case", CLAIMS)
+async def test_a_claim_that_cannot_be_planned(unharmed: teams.Team, case: str) -> None:
+    template, text = CLAIMS[case]
     await unharmed.apply(template)
     await unharmed.create(work.gang("bad", 2, "odd"))
-    await refused(unharmed, "gang-bad", "Pod/bad-0", "GangInvalid", "Invalid", text)
+    [claim] = await unharmed.claims_of("bad-0")
+    whole = f"gang {unharmed.name}/bad: claim {claim['metadata']['name']}: {text}"
+    await refused(unharmed, "gang-bad", "Pod/bad-0", "GangInvalid", "Invalid", whole)
 
 
 async def test_a_gang_of_an_unknown_class_runs_when_the_class_comes(team: teams.Team) -> None:
