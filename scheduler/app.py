@@ -226,9 +226,10 @@ class Scheduler:
     async def _follow(self, known: world.World, writer: scribe.Scribe, epoch: int) -> None:
         told = recorder.Recorder(self.api, self.identity)
         desk = reservations.Reservations(known)
-        check = kueue_controller.Controller(self.api, known.store.served, desk)
+        hasty = pens.Pen(self.api, epoch, writer.leads, patience_s=0.0, fenced=writer.observer.fenced)
+        check = kueue_controller.Controller(hasty, known.store.served, desk)
         carry = carrier.Carrier(
-            known, writer, told, evictor.Evictor(self.api), check.answer, check.pods_came, writer.observer
+            known, writer, told, evictor.Evictor(writer.pen), check.answer, check.pods_came, writer.observer
         )
         now = shells.Shell(known, sighting.Sight(known), self._settings(), self._journal, carry, leads=epoch > 0)
         desk.shell = now

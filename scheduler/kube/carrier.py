@@ -14,7 +14,21 @@ import structlog
 from scheduler.apiserver import errors
 from scheduler.gang import effects, room
 from scheduler.kube import claim as claims
-from scheduler.kube import event, followed, free, gang_record, inference_pools, kueue_answer, mirror, plan, words, world
+from scheduler.kube import (
+    event,
+    followed,
+    free,
+    gang_record,
+    inference_pools,
+    kueue_answer,
+    mirror,
+    names,
+    pens,
+    plan,
+    words,
+    workload,
+    world,
+)
 from scheduler.kube import evictor as evictors
 from scheduler.kube import observer as observers
 from scheduler.kube import pod as pods
@@ -139,7 +153,14 @@ class Carrier:
         """Have the pods of a gang deleted."""
         members = [member.pod for member in gang.workload.members if not member.pod.gone]
         self._tell(gang, event.Reason.GANG_EVICTED, words.evicted(gang, reason))
-        self._keep(asyncio.create_task(self.evictor.evict(members, reason.value), name=f"evict {gang.key}"))
+        self._later(f"evict {gang.key}", self.evictor.evict(members, reason.value))
+
+    def go_on_evicting(self, found: workload.Workload) -> None:
+        """Have what is left of an evicted gang deleted; a pod that came anew, and has our gate yet, stays."""
+        alive = [member.pod for member in found.members if not (member.pod.finished or member.pod.deleting)]
+        left = [pod for pod in alive if pod.evicted or names.GATE not in pod.gates]
+        if left:
+            self._later(f"evict the rest of {found.identity.key}", self.evictor.evict(left, found.evicted))
 
     def let_go(self, pod: pods.Pod) -> None:
         """Take our gate off a pod that has nothing of ours."""
@@ -312,7 +333,7 @@ class Carrier:
         async def run() -> None:
             try:
                 await job
-            except (errors.ApiError, TimeoutError, OSError, aiohttp.ClientError) as error:
+            except (*scribes.FAILED, pens.Fenced) as error:
                 log.warning("not written", what=name, problem=f"{type(error).__name__}: {error}")
 
         self._keep(asyncio.create_task(run(), name=name))

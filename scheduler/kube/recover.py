@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from scheduler import faultpoint
 from scheduler.apiserver import errors, paths
 from scheduler.kube import claim as claims
 from scheduler.kube import gang_record, names, pens, scribe
@@ -193,6 +194,7 @@ async def _touch(pen: pens.Pen, one: Found) -> None:
 async def _stamp(pen: pens.Pen, path: str, uid: str) -> None:
     try:
         await pen.patch(path, {"metadata": {"uid": uid, "annotations": {pens.TERM: str(pen.epoch)}}})
+        faultpoint.reach("recovery-stamped")
     except errors.ApiError as error:
         another = error.status == 422  # what the API server says of another UID
         if not (error.missing or error.conflict or another):

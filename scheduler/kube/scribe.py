@@ -22,17 +22,6 @@ from scheduler.kube import records as recording
 
 Item = dict[str, Any]
 
-POINTS = (
-    "record-written",
-    "status-written",
-    "claim-protected",
-    "claim-allocated",
-    "pod-released",
-    "claim-taken-back",
-    "record-cleared",
-)
-"""Where a test can kill the scheduler, see `scheduler.faultpoint`; in the order of a start, then of a rollback."""
-
 log = structlog.get_logger()
 
 

@@ -185,10 +185,12 @@ class Sight:
         )
 
     def writable(self, gang: followed.Followed) -> bool:
-        """Return whether all pods can still be placed: none is being deleted, or runs where an earlier plan put it."""
+        """Return whether all pods can still be placed: none is about to go, or runs where an earlier plan put it."""
         had = {pod.uid for pod in gang.plan.pods} if gang.plan else set()
         found = [member.pod for member in gang.workload.members]
-        return bool(found) and not any(pod.deleting or (pod.node and pod.uid not in had) for pod in found)
+        return bool(found) and not any(
+            pod.deleting or pod.evicted or (pod.node and pod.uid not in had) for pod in found
+        )
 
     def unwritten(self, one: plan.Plan, before: plan.Plan | None) -> bool:
         """Return whether a plan has other pods than the one before."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scheduler.apiserver import client, errors, paths
-from scheduler.kube import kueue, kueue_answer, kueue_check, kueue_controller, mirror
+from scheduler.kube import kueue, kueue_answer, kueue_check, kueue_controller, mirror, pens
 from tests.testbed import embedded
 
 OLD = "kueue.x-k8s.io/v1beta1"
@@ -95,7 +95,8 @@ async def api(tmp_path: Path) -> AsyncIterator[client.Client]:
 @contextlib.asynccontextmanager
 async def checking(api: client.Client, planner: Planner) -> AsyncIterator[None]:
     watched = mirror.Mirror(api, kueue_controller.KINDS, lambda change: controller.told(change), absent_s=0.1)
-    controller = planner.controller = kueue_controller.Controller(api, watched.served, planner)
+    pen = pens.Pen(api, 1, patience_s=0.0)
+    controller = planner.controller = kueue_controller.Controller(pen, watched.served, planner)
     tasks = [asyncio.create_task(watched.run()), asyncio.create_task(controller.run())]
     try:
         yield
