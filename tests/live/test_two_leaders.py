@@ -1,0 +1,206 @@
+"""Two schedulers as two processes: the one that leads is stopped at a write, the other takes over, the first goes on.
+
+Its Lease expires as it does in earnest. What it had sent when it was stopped reaches the API server only after the other
+one has finished, undone and placed all that there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+
+from scheduler.model import names
+from tests.live import doomed, test_killed, work
+from tests.live import site as sites
+from tests.live import team as teams
+from tests.testbed import ports, process
+from tests.testbed.faults import processes, proxy, rules
+
+OLD, NEW = "old", "new"
+TAKEN_OVER_S = 60.0
+"""A Lease lasts 15 s; two cores may be busy."""
+
+CHANGES = ("create", "update", "patch", "delete")
+PLANNED = ("gangplacements", "resourceclaims", "pods", "workloads")
+"""What plans, evictions and answers are written to; Events and the Lease are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A leader stops when it sends a write, the n-th of a kind; `held` keeps it and those after it from the server."""
+
+    match: rules.Match
+    number: int
+    scene: test_killed.Scene
+    held: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Leader:
+    """The first scheduler, whose traffic goes through a proxy."""
+
+    team: teams.Team
+    between: proxy.Proxy
+    options: tuple[str, ...]
+    hold: rules.Hold = field(default_factory=rules.Hold)
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    part: process.Process = field(init=False)
+
+    @property
+    def name(self) -> str:
+        """Return what its log is called; each test has one of its own."""
+        return f"{OLD}-{self.team.name}"
+
+    def start(self) -> None:
+        """Lead, on ports of its own: kube-scheduler and the API server ask the other one, as a Service would have it."""
+        site = self.team.site
+        where = ("--port", str(ports.one()), "--webhook-port", str(ports.one()))
+        through = ("--identity", OLD, "--kubeconfig", str(self.between.kubeconfig))
+        self.part = site.home.parts.start(self.name, site.argv(*self.options, *where, *through), cwd=sites.ROOT)
+        site.home.parts.wait(self.part, lambda: self.synced(leading=True), sites.READY_S)
+
+    def stop_at(self, pause: Pause) -> None:
+        """Stop at a write that is still to come."""
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            os.kill(self.part.pid, signal.SIGSTOP)
+            loop.call_soon_threadsafe(self.stopped.set)
+
+        self.between.hooks.append(processes.AtCall(pause.match, stop, pause.number))
+        if pause.held:
+            held = rules.Match(pause.match.verbs, None, pause.match.resource, pause.match.subresource)
+            self.between.add(_skipping(held, pause.number - 1), self.hold)
+
+    async def go_on(self) -> None:
+        """Let go what was held, then the process, and wait until it is a standby that knows everything."""
+        self.hold.opened.set()
+        told = self.told("leading no more")
+        stood = self.told("synced")
+        os.kill(self.part.pid, signal.SIGCONT)
+        async with asyncio.timeout(sites.READY_S):
+            while self.told("leading no more") == told or self.told("synced") == stood:
+                assert self.part.running, self.part.tail()
+                await asyncio.sleep(0.05)
+
+    def synced(self, leading: bool) -> bool:
+        return any(one.get("leading") == leading for one in self.lines() if one.get("event") == "synced")
+
+    def told(self, event: str) -> int:
+        """Return how often it logged something."""
+        return sum(one.get("event") == event for one in self.lines())
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        for line in self.part.log.read_bytes().splitlines():
+            with contextlib.suppress(orjson.JSONDecodeError):  # the last line may be half written
+                yield orjson.loads(line)
+
+    def end(self) -> None:
+        if self.part.running:
+            os.kill(self.part.pid, signal.SIGCONT)
+        self.team.site.home.parts.stop(self.name)
+
+
+def _skipping(match: rules.Match, skip: int) -> rules.Match:
+    return rules.Match(match.verbs, match.group, match.resource, match.subresource, skip=skip)
+
+
+def at(resource: str, *verbs: str, sub: str = "") -> rules.Match:
+    return rules.Match(verbs, resource=resource, subresource=sub)
+
+
+STARTS = test_killed.SCENES["start"]
+EVICTS = test_killed.SCENES["evict"]
+PAUSES = {
+    "allocation": Pause(at("resourceclaims", "update", sub="status"), 2, STARTS),
+    "eviction": Pause(at("pods", "delete"), 2, EVICTS),
+    "record": Pause(at("gangplacements", "create"), 1, STARTS),
+    "finalizer": Pause(at("resourceclaims", "patch"), 2, STARTS, held=False),
+    "allocation-done": Pause(at("resourceclaims", "update", sub="status"), 2, STARTS, held=False),
+    "release": Pause(at("pods", "patch", "update"), 2, STARTS),
+    "mark": Pause(at("pods", "patch", sub="status"), 2, EVICTS),
+    "eviction-done": Pause(at("pods", "delete"), 2, EVICTS, held=False),
+    "lone": Pause(at("resourceclaims", "update", sub="status"), 1, test_killed.SCENES["lone"]),
+    "refill": Pause(at("resourceclaims", "update", sub="status"), 1, test_killed.SCENES["refill"]),
+    "kueue": Pause(at("workloads", "patch", sub="status"), 1, test_killed.SCENES["kueue"]),
+}
+TRIED = PAUSES if test_killed.EVERY else ("allocation", "eviction")
+
+
+@pytest.fixture
+async def clean(team: teams.Team) -> AsyncIterator[teams.Team]:
+    """A team after whose test all is as it was."""
+    async with test_killed.cleaned(team):
+        yield team
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", TRIED)
+async def test_a_leader_that_was_paused_spoils_nothing(clean: teams.Team, name: str) -> None:
+    team, pause = clean, PAUSES[name]
+    site, scene = team.site, pause.scene
+    async with doomed.witnessed(team, {"train": 3}):
+        await scene.before(team)
+        site.stop_muster()
+        with proxy.between(
+            site.home.folder / f"{sites.NAME}.kubeconfig", site.home.authority, site.home.folder
+        ) as between:
+            old = Leader(team, between, scene.options)
+            try:
+                old.start()
+                site.start_muster("--identity", NEW, *scene.options)
+                old.stop_at(pause)
+                await scene.act(team)
+                async with asyncio.timeout(TAKEN_OVER_S):
+                    await old.stopped.wait()
+                await taken_over(team)
+                await scene.after(team)
+                await another(team)
+                before = len(between.seen)
+                await old.go_on()
+                assert late(between.seen[before:]) == []
+            finally:
+                old.hold.opened.set()
+                old.end()
+        await still_there(team)
+        await doomed.nothing_left(team)
+
+
+async def taken_over(team: teams.Team) -> None:
+    async def leads() -> bool:
+        return bool((await team.api.get(doomed.LEASE))["spec"]["holderIdentity"] == NEW)
+
+    await team.until(leads, TAKEN_OVER_S)
+
+
+async def another(team: teams.Team) -> None:
+    """Have the new leader place a gang more, on what is free."""
+    await team.create(work.gang("more", 2))
+    await doomed.whole(team, ["more-0", "more-1"])
+
+
+def late(seen: list[proxy.Seen]) -> list[tuple[str, str, int]]:
+    """Return the writes that the server did, of all that the old leader sent."""
+    return [
+        (one.asked.verb, one.asked.path, one.status)
+        for one in seen
+        if one.asked.verb in CHANGES and one.asked.resource in PLANNED and 200 <= one.status < 300
+    ]
+
+
+async def still_there(team: teams.Team) -> None:
+    """Assert that all that was bound is, whole."""
+    pods = [one for one in await team.pods() if teams.alive(one)]
+    bound = [one["metadata"]["name"] for one in pods if one["spec"].get("nodeName")]
+    assert {"more-0", "more-1"} < set(bound)
+    await doomed.whole(team, bound)
+    gated = [one for one in pods if any(gate["name"] == names.GATE for gate in one["spec"].get("schedulingGates", ()))]
+    assert len(bound) + len(gated) == len(pods)
