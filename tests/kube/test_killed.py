@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 from scheduler import faultpoint
 from tests.kube import live
 
+ROOT = Path(__file__).resolve().parents[2]
 MEMBERS = ("w-0", "w-1", "w-2")
 EVERY = [
     "record-written",
@@ -26,6 +28,11 @@ EVERY = [
     "pod-released:3",
     "status-written:2",
 ]
+
+
+def test_the_points_are_those_in_the_code() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "scheduler").rglob("*.py"))
+    assert sorted(re.findall(r'faultpoint\.reach\("([^"]+)"\)', code)) == sorted(faultpoint.POINTS)
 
 
 @pytest.fixture

@@ -96,10 +96,20 @@ async def site(tmp_path: Path) -> AsyncIterator[writing.Site]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["claim-taken-back", "claim-taken-back:2", "record-cleared", "status-written"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "recovery-stamped",
+        "claim-taken-back",
+        "claim-taken-back:2",
+        "claim-unprotected",
+        "record-cleared",
+        "status-written",
+    ],
+)
 async def test_a_recovery_that_is_killed_is_begun_again(site: writing.Site, point: str) -> None:
     home = site.home
-    await test_killed.killed(home, "claim-allocated:3")
+    await test_killed.killed(home, "claim-allocated:2" if point == "recovery-stamped" else "claim-allocated:3")
     await home.api.delete("/api/v1/namespaces/default/pods/w-1", grace_s=0)
     await test_killed.killed(home, point)
     await home.start()

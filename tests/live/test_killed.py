@@ -316,7 +316,6 @@ async def clean(team: teams.Team) -> AsyncIterator[teams.Team]:
         yield team
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("name", "point"), TRIED, ids=[f"{name}-{point}" for name, point in TRIED])
 async def test_a_gang_is_whole_or_absent_after_a_kill(clean: teams.Team, name: str, point: str) -> None:
     team, scene = clean, SCENES[name]

@@ -142,7 +142,6 @@ async def clean(team: teams.Team) -> AsyncIterator[teams.Team]:
         yield team
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", TRIED)
 async def test_a_leader_that_was_paused_spoils_nothing(clean: teams.Team, name: str) -> None:
     team, pause = clean, PAUSES[name]
