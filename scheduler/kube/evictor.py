@@ -44,7 +44,10 @@ class Evictor:
         Fenced
         """
         fresh = [pod for pod in members if pod.uid not in self._going]
+        if not fresh:
+            return
         uids = {pod.uid for pod in fresh}
+        log.info("evicting", pods=len(fresh), first=fresh[0].key, because=reason)
         self._going |= uids
         try:
             await self._until_done(fresh, reason)
