@@ -57,13 +57,16 @@ class Doom:
 
 
 @contextlib.contextmanager
-def replaced(site: sites.Site) -> Iterator[None]:
-    """Have the site's own Muster run again after the block, whatever runs then."""
+def replaced(site: sites.Site, options: tuple[str, ...]) -> Iterator[None]:
+    """Have the site's own Muster run again after the block, which leaves one with some options, or fails."""
+    left_as_it_was = False
     try:
         yield
+        left_as_it_was = not options
     finally:
-        site.stop_muster()
-        site.start_muster()
+        if not left_as_it_was:
+            site.stop_muster()
+            site.start_muster()
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -299,26 +298,23 @@ def test_no_kind_of_write_is_left_out() -> None:
     assert told | set(ELSEWHERE) == set(faultpoint.POINTS)
 
 
-@contextlib.asynccontextmanager
-async def cleaned(team: teams.Team) -> AsyncIterator[None]:
-    """Have the site's own Muster run again after the block, and what is of no namespace gone."""
-    with doomed.replaced(team.site):
-        yield
+@pytest.fixture
+async def clean(team: teams.Team) -> AsyncIterator[teams.Team]:
+    """A team after whose test its priority class, which is of no namespace, is gone."""
+    yield team
     await team.api.delete(
         paths.of("scheduling.k8s.io/v1", "priorityclasses"), fieldSelector=f"metadata.name={team.name}"
     )
 
 
-@pytest.fixture
-async def clean(team: teams.Team) -> AsyncIterator[teams.Team]:
-    """A team after whose test all is as it was."""
-    async with cleaned(team):
-        yield team
-
-
 @pytest.mark.parametrize(("name", "point"), TRIED, ids=[f"{name}-{point}" for name, point in TRIED])
 async def test_a_gang_is_whole_or_absent_after_a_kill(clean: teams.Team, name: str, point: str) -> None:
     team, scene = clean, SCENES[name]
+    with doomed.replaced(team.site, scene.options):
+        await killed(team, scene, point)
+
+
+async def killed(team: teams.Team, scene: Scene, point: str) -> None:
     async with doomed.witnessed(team, {"train": 3}):
         if scene.first:
             await dies_first(team, scene)

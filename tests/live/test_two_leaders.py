@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,9 @@ from tests.testbed import ports, process
 from tests.testbed.faults import processes, proxy, rules
 
 OLD, NEW = "old", "new"
+MACHINES = 8
+"""Of eight GPUs, in the fleet of the site."""
+
 TAKEN_OVER_S = 60.0
 """A Lease lasts 15 s; two cores may be busy."""
 
@@ -35,12 +38,16 @@ PLANNED = ("gangplacements", "resourceclaims", "pods", "workloads")
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A leader stops when it sends a write, the n-th of a kind; `held` keeps it and those after it from the server."""
+    """A leader stops when it sends a write, the n-th of a kind; `held` keeps it and those after it from the server.
+
+    `meanwhile` is what users do before the other one takes over.
+    """
 
     match: rules.Match
     number: int
     scene: test_killed.Scene
     held: bool = True
+    meanwhile: test_killed.Step = test_killed.nothing
 
 
 @dataclass(slots=True, eq=False)
@@ -117,11 +124,26 @@ def at(resource: str, *verbs: str, sub: str = "") -> rules.Match:
     return rules.Match(verbs, resource=resource, subresource=sub)
 
 
+async def lose(team: teams.Team) -> None:
+    await team.api.delete(team.path("v1", "pods", "low-1"), grace_s=0)
+
+
+async def holds_nothing(team: teams.Team) -> None:
+    async def none() -> bool:
+        return not await team.devices()
+
+    await team.until(none, TAKEN_OVER_S)
+
+
+CUT_OFF = test_killed.Scene((), test_killed.cut_off, holds_nothing)
+"""A start that the next leader undoes, because a pod is gone: its devices go to others."""
+
 STARTS = test_killed.SCENES["start"]
 EVICTS = test_killed.SCENES["evict"]
 PAUSES = {
-    "allocation": Pause(at("resourceclaims", "update", sub="status"), 2, STARTS),
+    "undone": Pause(at("resourceclaims", "update", sub="status"), 2, CUT_OFF, meanwhile=lose),
     "eviction": Pause(at("pods", "delete"), 2, EVICTS),
+    "allocation": Pause(at("resourceclaims", "update", sub="status"), 2, STARTS),
     "record": Pause(at("gangplacements", "create"), 1, STARTS),
     "finalizer": Pause(at("resourceclaims", "patch"), 2, STARTS, held=False),
     "allocation-done": Pause(at("resourceclaims", "update", sub="status"), 2, STARTS, held=False),
@@ -132,45 +154,46 @@ PAUSES = {
     "refill": Pause(at("resourceclaims", "update", sub="status"), 1, test_killed.SCENES["refill"]),
     "kueue": Pause(at("workloads", "patch", sub="status"), 1, test_killed.SCENES["kueue"]),
 }
-TRIED = PAUSES if test_killed.EVERY else ("allocation", "eviction")
+TRIED = PAUSES if test_killed.EVERY else ("undone", "eviction")
 
 
-@pytest.fixture
-async def clean(team: teams.Team) -> AsyncIterator[teams.Team]:
-    """A team after whose test all is as it was."""
-    async with test_killed.cleaned(team):
-        yield team
+clean = test_killed.clean
 
 
 @pytest.mark.parametrize("name", TRIED)
 async def test_a_leader_that_was_paused_spoils_nothing(clean: teams.Team, name: str) -> None:
-    team, pause = clean, PAUSES[name]
+    pause = PAUSES[name]
+    with doomed.replaced(clean.site, pause.scene.options):
+        async with doomed.witnessed(clean, {"train": 3}):
+            await paused(clean, pause)
+            await still_there(clean)
+            await doomed.nothing_left(clean)
+
+
+async def paused(team: teams.Team, pause: Pause) -> None:
+    """Have one leader stop at a write, the other take over and place a gang more, and the first go on."""
     site, scene = team.site, pause.scene
-    async with doomed.witnessed(team, {"train": 3}):
-        await scene.before(team)
-        site.stop_muster()
-        with proxy.between(
-            site.home.folder / f"{sites.NAME}.kubeconfig", site.home.authority, site.home.folder
-        ) as between:
-            old = Leader(team, between, scene.options)
-            try:
-                old.start()
-                site.start_muster("--identity", NEW, *scene.options)
-                old.stop_at(pause)
-                await scene.act(team)
-                async with asyncio.timeout(TAKEN_OVER_S):
-                    await old.stopped.wait()
-                await taken_over(team)
-                await scene.after(team)
-                await another(team)
-                before = len(between.seen)
-                await old.go_on()
-                assert late(between.seen[before:]) == []
-            finally:
-                old.hold.opened.set()
-                old.end()
-        await still_there(team)
-        await doomed.nothing_left(team)
+    await scene.before(team)
+    site.stop_muster()
+    with proxy.between(site.home.folder / f"{sites.NAME}.kubeconfig", site.home.authority, site.home.folder) as between:
+        old = Leader(team, between, scene.options)
+        try:
+            old.start()
+            site.start_muster("--identity", NEW, *scene.options)
+            old.stop_at(pause)
+            await scene.act(team)
+            async with asyncio.timeout(TAKEN_OVER_S):
+                await old.stopped.wait()
+            await pause.meanwhile(team)
+            await taken_over(team)
+            await scene.after(team)
+            await another(team)
+            before = len(between.seen)
+            await old.go_on()
+            assert late(between.seen[before:]) == []
+        finally:
+            old.hold.opened.set()
+            old.end()
 
 
 async def taken_over(team: teams.Team) -> None:
@@ -181,9 +204,10 @@ async def taken_over(team: teams.Team) -> None:
 
 
 async def another(team: teams.Team) -> None:
-    """Have the new leader place a gang more, on what is free."""
-    await team.create(work.gang("more", 2))
-    await doomed.whole(team, ["more-0", "more-1"])
+    """Have the new leader place a gang more, on every machine that is free."""
+    size = MACHINES - sum(bool(one["spec"].get("nodeName")) for one in await team.pods())
+    await team.create(work.gang("more", size))
+    await doomed.whole(team, [f"more-{i}" for i in range(size)])
 
 
 def late(seen: list[proxy.Seen]) -> list[tuple[str, str, int]]:
@@ -199,7 +223,7 @@ async def still_there(team: teams.Team) -> None:
     """Assert that all that was bound is, whole."""
     pods = [one for one in await team.pods() if teams.alive(one)]
     bound = [one["metadata"]["name"] for one in pods if one["spec"].get("nodeName")]
-    assert {"more-0", "more-1"} < set(bound)
+    assert len(bound) == MACHINES
     await doomed.whole(team, bound)
     gated = [one for one in pods if any(gate["name"] == names.GATE for gate in one["spec"].get("schedulingGates", ()))]
     assert len(bound) + len(gated) == len(pods)
