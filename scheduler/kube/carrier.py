@@ -333,7 +333,7 @@ class Carrier:
         async def run() -> None:
             try:
                 await job
-            except (*scribes.FAILED, pens.Fenced) as error:
+            except (errors.ApiError, *pens.UNANSWERED, pens.Refused, pens.Fenced) as error:
                 log.warning("not written", what=name, problem=f"{type(error).__name__}: {error}")
 
         self._keep(asyncio.create_task(run(), name=name))
