@@ -247,6 +247,7 @@ class Scheduler:
                 if epoch:
                     desk.listen(check)
                     group.create_task(check.run(), name="kueue")
+                    group.create_task(recover.sweep(writer.pen, now.followed), name="sweep")
                 group.create_task(now.run(), name="shell")
         finally:
             self.leading = False
