@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import signal
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
 from scheduler.apiserver import paths
 from scheduler.model import names
@@ -16,7 +16,9 @@ from tests.live import witness, work
 from tests.testbed import process
 from tests.testbed.faults import processes
 
-DEATH_S = 60.0
+PATIENCE_S = 120.0
+"""For what takes a second or two, or a Lease's 15, where nothing else runs."""
+
 LEASE = paths.of("coordination.k8s.io/v1", "leases", sites.SPACE, sites.NAME)
 JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
 
@@ -31,22 +33,15 @@ class Doom:
 
     def start(self, ready: bool = True) -> None:
         """Take the place of the site's Muster; it may not live until it is `ready`."""
-        site, (name, _, turn) = self.team.site, self.point.partition(":")
-        site.stop_muster()
-        site.home.parts.start(
-            sites.NAME,
-            site.argv(*self.options),
-            env=processes.at_point(name, int(turn or 1)),
-            ready=site.ready if ready else None,
-            deadline_s=sites.READY_S,
-            cwd=sites.ROOT,
-        )
+        name, _, turn = self.point.partition(":")
+        self.team.site.stop_muster()
+        run(self.team.site, self.options, processes.at_point(name, int(turn or 1)), ready)
 
     async def died(self, lease_expires: bool = False) -> None:
         """Wait for the death; then give the Lease back in its name, unless a test wants to wait until it expires."""
         part = self.team.site.home.parts.parts[sites.NAME]
         try:
-            async with asyncio.timeout(DEATH_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while part.running:
                     await asyncio.sleep(0.02)
         except TimeoutError:
@@ -54,6 +49,15 @@ class Doom:
         assert part.popen.returncode == -signal.SIGKILL, part.tail()
         if not lease_expires:
             await self.team.api.patch(LEASE, {"spec": {"holderIdentity": ""}})
+
+
+def run(
+    site: sites.Site, options: Iterable[str] = (), env: Mapping[str, str] | None = None, ready: bool = True
+) -> process.Process:
+    """Start the site's Muster, and wait until it is ready unless it may not live so long."""
+    wait = site.ready if ready else None
+    argv = site.argv(*options)
+    return site.home.parts.start(sites.NAME, argv, env, wait, PATIENCE_S, sites.ROOT)
 
 
 @contextlib.contextmanager
@@ -66,7 +70,7 @@ def replaced(site: sites.Site, options: tuple[str, ...]) -> Iterator[None]:
     finally:
         if not left_as_it_was:
             site.stop_muster()
-            site.start_muster()
+            run(site)
 
 
 @contextlib.asynccontextmanager
@@ -101,7 +105,7 @@ async def whole(team: teams.Team, pods: Iterable[str] = (), count: int = 0) -> d
         ready = len(found) == (len(wanted) or count) and all(one["spec"].get("nodeName") for one in found.values())
         return found if ready else None
 
-    found: dict[str, teams.Obj] = await team.until(ask, within_s=60)
+    found: dict[str, teams.Obj] = await team.until(ask, PATIENCE_S)
     given = await team.devices()
     for name, one in found.items():
         node = one["spec"]["nodeName"]
@@ -120,7 +124,7 @@ async def waits_whole(team: teams.Team, gang: str, count: int) -> None:
         ready = len(mine) == count and all(teams.alive(one) for one in mine)
         return ready and not any(one["spec"].get("nodeName") for one in mine)
 
-    await team.until(ask, within_s=60)
+    await team.until(ask, PATIENCE_S)
     given = await team.devices()
     assert not [name for name in given if name.startswith(f"{gang}-")], given
 
@@ -134,13 +138,9 @@ async def nothing_left(team: teams.Team) -> None:
         held = [one for one in samples if 'state="used"' in one or 'state="partial"' in one]
         return bool(held) and all(float(one.rpartition(" ")[2]) == 0 for one in held)
 
-    await team.until(free)
+    await team.until(free, PATIENCE_S)
 
 
 def jobset(name: str) -> teams.Obj:
     """Return a gang of two roles, three pods in all."""
     return work.jobset(name, {"leader": work.job_spec(1), "workers": work.job_spec(2)})
-
-
-def part(site: sites.Site) -> process.Process:
-    return site.home.parts.parts[sites.NAME]

@@ -64,7 +64,7 @@ async def start(team: teams.Team) -> None:
 
 async def started(team: teams.Team) -> None:
     await doomed.whole(team, count=3)
-    found = await team.phase("jobset-train", "Running")
+    found = await team.phase("jobset-train", "Running", within_s=doomed.PATIENCE_S)
     assert len(found["spec"]["plan"]["pods"]) == 3
 
 
@@ -90,7 +90,7 @@ async def refilled(team: teams.Team) -> None:
     async def anew() -> bool:
         return lost not in {one["metadata"]["name"] for one in await team.pods()}
 
-    await team.until(anew)
+    await team.until(anew, doomed.PATIENCE_S)
     await started(team)
     now = {name: one["metadata"]["uid"] for name, one in (await doomed.whole(team, count=3)).items()}
     assert {name: now.get(name) for name in rest} == {name: kept[team.name][name] for name in rest}
@@ -113,7 +113,7 @@ async def alone_runs(team: teams.Team) -> None:
 async def plain_runs(team: teams.Team) -> None:
     await team.create(work.gang("low", 3))
     await doomed.whole(team, count=3)
-    await team.phase("gang-low", "Running")
+    await team.phase("gang-low", "Running", within_s=doomed.PATIENCE_S)
 
 
 async def urgent(team: teams.Team) -> None:
@@ -144,7 +144,7 @@ gone: dict[str, str] = {}
 
 
 async def unplug(team: teams.Team) -> None:
-    pods = await team.bound(3)
+    pods = await doomed.whole(team, count=3)
     gone[team.name] = pods["low-0"]["spec"]["nodeName"]
     await team.api.delete(paths.of("v1", "nodes", "", gone[team.name]))
 
@@ -154,13 +154,13 @@ async def all_going(team: teams.Team) -> None:
         return not any(teams.alive(one) for one in await team.pods())
 
     try:
-        await team.until(going, within_s=60)
+        await team.until(going, doomed.PATIENCE_S)
     finally:
         await team.api.delete(
             team.path("v1", "pods"), grace_s=0
         )  # as the garbage collector of pods does after a minute
         await create.create(team.api, sites.FLEET, team.site.home.kubernetes.minor)
-    await team.until(team.nothing)
+    await team.until(team.nothing, doomed.PATIENCE_S)
 
 
 # A gang that never fits is told so; a gang ends.
@@ -171,7 +171,7 @@ async def never(team: teams.Team) -> None:
 
 
 async def rejected(team: teams.Team) -> None:
-    await team.phase("gang-huge", "Rejected")
+    await team.phase("gang-huge", "Rejected", within_s=doomed.PATIENCE_S)
     assert await team.devices() == {}
 
 
@@ -180,7 +180,7 @@ async def end(team: teams.Team) -> None:
 
 
 async def ended(team: teams.Team) -> None:
-    await team.until(team.nothing)
+    await team.until(team.nothing, doomed.PATIENCE_S)
 
 
 # A start that was cut off is undone, since a pod is gone meanwhile; it is killed while it is undone.
@@ -194,7 +194,7 @@ async def undone(team: teams.Team) -> None:
     async def none() -> bool:
         return not await team.devices()
 
-    await team.until(none)  # half a gang holds nothing
+    await team.until(none, doomed.PATIENCE_S)  # half a gang holds nothing
     await team.create(work.gang("low", 3)[1:2])
     await doomed.whole(team, count=3)
 
@@ -224,7 +224,7 @@ async def check_active(team: teams.Team) -> None:
         told = (await team.api.get(path)).get("status", {}).get("conditions", [])
         return [one["status"] for one in told] == ["True"]
 
-    await team.until(active)
+    await team.until(active, doomed.PATIENCE_S)
     await team.api.delete(path)
 
 
@@ -244,7 +244,7 @@ async def stray_free(team: teams.Team) -> None:
         [pod] = await team.pods()
         return not pod["spec"].get("schedulingGates")
 
-    await team.until(free)
+    await team.until(free, doomed.PATIENCE_S)
     await team.api.delete(paths.of(paths.RESOURCE, "deviceclasses", "", team.name))
 
 
@@ -324,7 +324,7 @@ async def killed(team: teams.Team, scene: Scene, point: str) -> None:
         doom.start(ready=not scene.first)
         await scene.act(team)
         await doom.died(lease_expires=scene.slow)
-        team.site.start_muster(*scene.options)
+        doomed.run(team.site, scene.options)
         await scene.after(team)
         await doomed.nothing_left(team)
 

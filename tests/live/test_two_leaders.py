@@ -28,9 +28,6 @@ OLD, NEW = "old", "new"
 MACHINES = 8
 """Of eight GPUs, in the fleet of the site."""
 
-TAKEN_OVER_S = 60.0
-"""A Lease lasts 15 s; two cores may be busy."""
-
 CHANGES = ("create", "update", "patch", "delete")
 PLANNED = ("gangplacements", "resourceclaims", "pods", "workloads")
 """What plans, evictions and answers are written to; Events and the Lease are left out."""
@@ -72,7 +69,7 @@ class Leader:
         where = ("--port", str(ports.one()), "--webhook-port", str(ports.one()))
         through = ("--identity", OLD, "--kubeconfig", str(self.between.kubeconfig))
         self.part = site.home.parts.start(self.name, site.argv(*self.options, *where, *through), cwd=sites.ROOT)
-        site.home.parts.wait(self.part, lambda: self.synced(leading=True), sites.READY_S)
+        site.home.parts.wait(self.part, lambda: self.synced(leading=True), doomed.PATIENCE_S)
 
     def stop_at(self, pause: Pause) -> None:
         """Stop at a write that is still to come."""
@@ -93,7 +90,7 @@ class Leader:
         told = self.told("leading no more")
         stood = self.told("synced")
         os.kill(self.part.pid, signal.SIGCONT)
-        async with asyncio.timeout(sites.READY_S):
+        async with asyncio.timeout(doomed.PATIENCE_S):
             while self.told("leading no more") == told or self.told("synced") == stood:
                 assert self.part.running, self.part.tail()
                 await asyncio.sleep(0.05)
@@ -132,7 +129,7 @@ async def holds_nothing(team: teams.Team) -> None:
     async def none() -> bool:
         return not await team.devices()
 
-    await team.until(none, TAKEN_OVER_S)
+    await team.until(none, doomed.PATIENCE_S)
 
 
 CUT_OFF = test_killed.Scene((), test_killed.cut_off, holds_nothing)
@@ -179,10 +176,10 @@ async def paused(team: teams.Team, pause: Pause) -> None:
         old = Leader(team, between, scene.options)
         try:
             old.start()
-            site.start_muster("--identity", NEW, *scene.options)
+            doomed.run(site, ("--identity", NEW, *scene.options))
             old.stop_at(pause)
             await scene.act(team)
-            async with asyncio.timeout(TAKEN_OVER_S):
+            async with asyncio.timeout(doomed.PATIENCE_S):
                 await old.stopped.wait()
             await pause.meanwhile(team)
             await taken_over(team)
@@ -200,7 +197,7 @@ async def taken_over(team: teams.Team) -> None:
     async def leads() -> bool:
         return bool((await team.api.get(doomed.LEASE))["spec"]["holderIdentity"] == NEW)
 
-    await team.until(leads, TAKEN_OVER_S)
+    await team.until(leads, doomed.PATIENCE_S)
 
 
 async def another(team: teams.Team) -> None:
