@@ -70,7 +70,9 @@ class Scheduler:
     Attributes
     ----------
     shell : Shell or None
-        Of the term that runs; None before the first sync.
+        Of the last term that was synced; None before the first.
+    live : bool
+        Whether that term still runs.
     leading : bool
     """
 
@@ -78,6 +80,7 @@ class Scheduler:
     api: client.Client
     identity: str
     shell: shells.Shell | None = None
+    live: bool = False
     leading: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     meters: metering.Meters = field(init=False)
@@ -137,12 +140,15 @@ class Scheduler:
 
     def present(self) -> shells.Shell | None:
         """Return the shell of the term that runs; None before the first sync, and between two terms."""
-        ended = self.shell is not None and self.shell.leads and not self.leading
-        return None if ended else self.shell
+        return self.shell if self.live else None
 
     def decisions(self) -> extender.Decisions | None:
-        """Return who answers the extender now."""
-        if self.shell is None:
+        """Return who answers the extender now.
+
+        Nobody between two terms: what the last one knew stands still, while pods are let go that it has no plan of. Where
+        kube-scheduler is refused such a pod, it comes back to it after minutes.
+        """
+        if self.shell is None or not self.live:
             return None
         core = self.shell.machine
         if self._answers is None or self._answers.snapshot is not core.snapshot:
@@ -234,7 +240,7 @@ class Scheduler:
         now = shells.Shell(known, sighting.Sight(known), self._settings(), self._journal, carry, leads=epoch > 0)
         desk.shell = now
         now.begin()
-        self.shell, self.leading, self._answers = now, epoch > 0, None
+        self.shell, self.live, self.leading, self._answers = now, True, epoch > 0, None
         self.ready.set()
         log.info(
             "synced", nodes=len(now.compiled.topology.nodes), left_out=len(now.compiled.rejected), leading=epoch > 0
@@ -250,7 +256,7 @@ class Scheduler:
                     group.create_task(recover.sweep(writer.pen, now.followed), name="sweep")
                 group.create_task(now.run(), name="shell")
         finally:
-            self.leading = False
+            self.live = self.leading = False
 
     def _options(self) -> fleet.Options:
         labels = tuple(one.strip() for one in self.config.level_labels.split(",") if one.strip())
