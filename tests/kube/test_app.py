@@ -17,7 +17,7 @@ from tests.kube import live
 
 @pytest.fixture
 async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[live.Cluster]:
-    monkeypatch.setattr(app, "LEASE", {"lease_s": 1, "renew_s": 0.6, "retry_s": 0.05})
+    monkeypatch.setattr(app, "LEASE", {"lease_s": 5, "renew_s": 3.0, "retry_s": 0.05})
     async with live.cluster(tmp_path) as found:
         await found.api.create("/api/v1/namespaces", {"metadata": {"name": "muster-system"}})
         yield found
