@@ -71,7 +71,9 @@ class Scheduler:
     Attributes
     ----------
     shell : Shell or None
-        Of the term that runs; None before the first sync.
+        Of the last term that was synced; None before the first.
+    live : bool
+        Whether that term still runs.
     leading : bool
     """
 
@@ -79,6 +81,7 @@ class Scheduler:
     api: client.Client
     identity: str
     shell: shells.Shell | None = None
+    live: bool = False
     leading: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     meters: metering.Meters = field(init=False)
@@ -138,12 +141,15 @@ class Scheduler:
 
     def present(self) -> shells.Shell | None:
         """Return the shell of the term that runs; None before the first sync, and between two terms."""
-        ended = self.shell is not None and self.shell.leads and not self.leading
-        return None if ended else self.shell
+        return self.shell if self.live else None
 
     def decisions(self) -> extender.Decisions | None:
-        """Return who answers the extender now."""
-        if self.shell is None:
+        """Return who answers the extender now.
+
+        Nobody between two terms: what the last one knew stands still, while pods are let go that it has no plan of. Where
+        kube-scheduler is refused such a pod, it comes back to it after minutes.
+        """
+        if self.shell is None or not self.live:
             return None
         core = self.shell.machine
         if self._answers is None or self._answers.snapshot is not core.snapshot:
@@ -232,16 +238,17 @@ class Scheduler:
     async def _follow(self, known: world.World, writer: scribe.Scribe, epoch: int) -> None:
         told = recorder.Recorder(self.api, self.identity)
         desk = reservations.Reservations(known)
-        check = kueue_controller.Controller(self.api, known.store.served, desk)
+        hasty = pens.Pen(self.api, epoch, writer.leads, patience_s=0.0, fenced=writer.observer.fenced)
+        check = kueue_controller.Controller(hasty, known.store.served, desk)
         carry = carrier.Carrier(
-            known, writer, told, evictor.Evictor(self.api), check.answer, check.pods_came, writer.observer
+            known, writer, told, evictor.Evictor(writer.pen), check.answer, check.pods_came, writer.observer
         )
         make = self._journal if epoch else self._machine  # what stands by decides nothing worth keeping
         now = shells.Shell(known, sighting.Sight(known), self._settings(), make, carry, leads=epoch > 0)
         desk.shell = now
         now.begin()
         heap.settle()
-        self.shell, self.leading, self._answers = now, epoch > 0, None
+        self.shell, self.live, self.leading, self._answers = now, True, epoch > 0, None
         self.ready.set()
         log.info(
             "synced", nodes=len(now.compiled.topology.nodes), left_out=len(now.compiled.rejected), leading=epoch > 0
@@ -254,9 +261,10 @@ class Scheduler:
                 if epoch:
                     desk.listen(check)
                     group.create_task(check.run(), name="kueue")
+                    group.create_task(recover.sweep(writer.pen, now.followed), name="sweep")
                 group.create_task(now.run(), name="shell")
         finally:
-            self.leading = False
+            self.live = self.leading = False
 
     def _options(self) -> fleet.Options:
         labels = tuple(one.strip() for one in self.config.level_labels.split(",") if one.strip())

@@ -10,6 +10,32 @@ from collections import Counter
 
 VARIABLE = "MUSTER_FAULT_POINT"
 
+POINTS = (
+    # A start, or a refill; lone pods have no record.
+    "record-written",
+    "status-written",
+    "claim-protected",
+    "claim-allocated",
+    "pod-released",
+    # A rollback.
+    "claim-taken-back",
+    "claim-unprotected",
+    "record-cleared",
+    # What waits, and what has ended.
+    "state-recorded",
+    "record-deleted",
+    "gate-dropped",
+    # An eviction.
+    "pod-marked",
+    "pod-deleted",
+    # A new leader.
+    "recovery-stamped",
+    # Kueue.
+    "check-activated",
+    "check-answered",
+)
+"""Of the scheduler: after each kind of write that it does, Events and the Lease left out."""
+
 _reached: Counter[str] = Counter()
 
 

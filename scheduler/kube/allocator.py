@@ -166,6 +166,7 @@ class Allocator:
         if names.CLAIM_FINALIZER in finalizers:
             item["metadata"]["finalizers"] = [one for one in finalizers if one != names.CLAIM_FINALIZER]
             await self.pen.replace(path, item)
+            faultpoint.reach("claim-unprotected")
 
 
 def _place(whole: plan.Plan, pod: plan.PlannedPod) -> dict[str, str]:

@@ -14,7 +14,21 @@ import structlog
 from scheduler.apiserver import errors
 from scheduler.gang import effects, room
 from scheduler.kube import claim as claims
-from scheduler.kube import event, followed, free, gang_record, inference_pools, kueue_answer, mirror, plan, words, world
+from scheduler.kube import (
+    event,
+    followed,
+    free,
+    gang_record,
+    inference_pools,
+    kueue_answer,
+    mirror,
+    names,
+    pens,
+    plan,
+    words,
+    workload,
+    world,
+)
 from scheduler.kube import evictor as evictors
 from scheduler.kube import observer as observers
 from scheduler.kube import pod as pods
@@ -139,7 +153,14 @@ class Carrier:
         """Have the pods of a gang deleted."""
         members = [member.pod for member in gang.workload.members if not member.pod.gone]
         self._tell(gang, event.Reason.GANG_EVICTED, words.evicted(gang, reason))
-        self._keep(asyncio.create_task(self.evictor.evict(members, reason.value), name=f"evict {gang.key}"))
+        self._later(f"evict {gang.key}", self.evictor.evict(members, reason.value))
+
+    def go_on_evicting(self, found: workload.Workload) -> None:
+        """Have what is left of an evicted gang deleted; a pod that came anew, and has our gate yet, stays."""
+        alive = [member.pod for member in found.members if not (member.pod.finished or member.pod.deleting)]
+        left = [pod for pod in alive if pod.evicted or names.GATE not in pod.gates]
+        if left:
+            self._later(f"evict the rest of {found.identity.key}", self.evictor.evict(left, found.evicted))
 
     def replace(self, gang: followed.Followed, lost: Sequence[pods.Pod]) -> None:
         """Have some pods of a gang deleted whose nodes are gone; the others run on."""
@@ -147,7 +168,7 @@ class Carrier:
         text = f"{len(lost)} of {len(gang.workload.members)} pods are deleted: {nodes} left the cluster; {words.planned(gang)}"
         self._tell(gang, event.Reason.PODS_REPLACED, text)
         reason = effects.Eviction.NODE_REMOVED.value
-        self._keep(asyncio.create_task(self.evictor.evict(lost, reason), name=f"replace pods of {gang.key}"))
+        self._later(f"replace pods of {gang.key}", self.evictor.evict(lost, reason, evictors.ALONE))
 
     def let_go(self, pod: pods.Pod) -> None:
         """Take our gate off a pod that has nothing of ours."""
@@ -320,7 +341,7 @@ class Carrier:
         async def run() -> None:
             try:
                 await job
-            except (errors.ApiError, TimeoutError, OSError, aiohttp.ClientError) as error:
+            except (errors.ApiError, *pens.UNANSWERED, pens.Refused, pens.Fenced) as error:
                 log.warning("not written", what=name, problem=f"{type(error).__name__}: {error}")
 
         self._keep(asyncio.create_task(run(), name=name))

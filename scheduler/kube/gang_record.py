@@ -96,6 +96,11 @@ def epoch(item: Mapping[str, Any]) -> int:
     return int((item["spec"].get("plan") or {}).get("epoch") or 0)
 
 
+def phase(item: Mapping[str, Any]) -> str:
+    """Return what a record says how far its gang is."""
+    return str((item.get("status") or {}).get("phase") or "")
+
+
 def read_plan(item: Mapping[str, Any]) -> plan.Plan | None:
     """Return the plan of a record."""
     told = item["spec"].get("plan")

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-import aiohttp
 import structlog
 
-from scheduler.apiserver import client, errors, paths
-from scheduler.kube import kueue, kueue_answer, kueue_check, mirror
+from scheduler import faultpoint
+from scheduler.apiserver import errors, paths
+from scheduler.kube import kueue, kueue_answer, kueue_check, mirror, pens
 
 FIELD_MANAGER = "muster-admission-check"
 TICK_S = 1.0
@@ -42,25 +42,27 @@ class Planner(Protocol):
 
 
 class Controller:
-    """Runs a desk against an API server.
+    """Runs a desk against an API server, for one leader.
 
     `told`, `answer` and `pods_came` are called on the event loop and never wait; the writes are made by `run`.
 
     Parameters
     ----------
+    pen : Pen
+        Without patience: what fails is tried again here, after the other objects.
     served : Mapping
         The mirror's: the path that is watched, by kind, which tells the version to write.
     """
 
     def __init__(
         self,
-        api: client.Client,
+        pen: pens.Pen,
         served: Mapping[str, str],
         planner: Planner,
         desk: kueue_check.Desk | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.api, self.served, self.planner, self.clock = api, served, planner, clock
+        self.pen, self.served, self.planner, self.clock = pen, served, planner, clock
         self.desk = desk or kueue_check.Desk()
         self._writes: dict[str, kueue_check.Report | kueue_check.Activate] = {}
         self._failures: dict[str, int] = {}
@@ -146,7 +148,9 @@ class Controller:
                 self._failures.pop(key, None)
                 return
             self._later(key, effect, str(error))
-        except (TimeoutError, aiohttp.ClientError) as error:
+        except pens.Fenced as error:
+            log.warning("status not written", object=key, cause=str(error))
+        except pens.UNANSWERED as error:
             self._later(key, effect, f"{type(error).__name__}: {error}")
         else:
             self._failures.pop(key, None)
@@ -167,7 +171,8 @@ class Controller:
         metadata = {"name": workload.name, "namespace": workload.namespace, "resourceVersion": workload.version}
         body = _body(version, "Workload", metadata, {"admissionChecks": list(effect.entries)})
         path = paths.of(version, kueue.WORKLOADS, workload.namespace, workload.name, "status")
-        await self.api.apply(path, body, FIELD_MANAGER)
+        await self.pen.apply(path, body, FIELD_MANAGER)
+        faultpoint.reach("check-answered")
 
     async def _activate(self, effect: kueue_check.Activate, version: str) -> None:
         check = effect.check
@@ -180,7 +185,8 @@ class Controller:
             "lastTransitionTime": kueue_answer.timestamp(self.clock()),
         }
         body = _body(version, "AdmissionCheck", {"name": check.name}, {"conditions": [condition]})
-        await self.api.apply(paths.of(version, kueue.CHECKS, "", check.name, "status"), body, FIELD_MANAGER)
+        await self.pen.apply(paths.of(version, kueue.CHECKS, "", check.name, "status"), body, FIELD_MANAGER)
+        faultpoint.reach("check-activated")
 
 
 def _body(version: str, kind: str, metadata: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:

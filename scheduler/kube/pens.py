@@ -7,8 +7,11 @@ Why a leader that was paused can't write half a plan when it comes back:
 2. Such a write is of a record, a claim or a pod. A claim is allocated only after the answer that its plan is on record,
    or that the claim itself bears our stamp (a lone pod), so whoever leads next finds it. Before it decides, it stamps
    every such claim without its devices and every gated pod of a plan with its own term (`recover`); a stamp makes a
-   new version, and the late write, which carries the version that was read before, is refused.
-3. A leader that reads a stamp of a later term, or a record with a plan of one, stops (`Fenced`): so even one that
+   new version, and the late write, which carries the version that was read before, is refused. What is said of a gang,
+   and the end of its record, carry a version too.
+3. A late mark of an eviction is carried out by whoever leads then, and a pod is deleted only after all of its gang bear
+   marks, so that a late deletion is one that the new leader makes as well (ADR 0008).
+4. A leader that reads a stamp of a later term, or a record with a plan of one, stops (`Fenced`): so even one that
    reads and writes after the pause, with a clock that is wrong, does not get past step 2.
 """
 
@@ -90,8 +93,11 @@ class Pen:
     async def patch(self, path: str, change: Any, content: str = client.MERGE) -> Any:
         return await self._write(lambda: self.api.patch(path, change, content))
 
-    async def delete(self, path: str) -> None:
-        await self._write(lambda: self.api.delete(path))
+    async def apply(self, path: str, item: Mapping[str, Any], manager: str) -> Any:
+        return await self._write(lambda: self.api.apply(path, item, manager))
+
+    async def delete(self, path: str, uid: str | None = None, version: str | None = None) -> None:
+        await self._write(lambda: self.api.delete(path, uid=uid, version=version))
 
     async def all(self, jobs: Iterable[Awaitable[None]]) -> None:
         """Do all at the same time; the first error is raised when all have ended."""

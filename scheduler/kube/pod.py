@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.model import quantity
+from scheduler.model import names, quantity
 
 Item = Mapping[str, Any]
 
@@ -61,6 +61,8 @@ class Pod:
         container where that is more; overhead added.
     extended : tuple of (str, int)
         Extended resources (names with a "/"), whole numbers, sorted.
+    evicted : str
+        Why Muster evicts it, "" where it does not.
     """
 
     namespace: str
@@ -84,6 +86,7 @@ class Pod:
     memory_mib: int = 0
     extended: tuple[tuple[str, int], ...] = ()
     created: str = ""
+    evicted: str = ""
 
     @property
     def key(self) -> str:
@@ -113,7 +116,7 @@ def read(item: Item) -> Pod:
     made = {one["name"]: one.get("resourceClaimName") or "" for one in status.get("resourceClaimStatuses") or ()}
     containers, inits = spec.get("containers") or (), spec.get("initContainers") or ()
     overhead = spec.get("overhead") or {}
-    names = {name for one in (*containers, *inits) for name in _wants(one) if "/" in name}
+    wanted = {name for one in (*containers, *inits) for name in _wants(one) if "/" in name}
     return Pod(
         namespace=metadata.get("namespace", ""),
         name=metadata["name"],
@@ -136,9 +139,18 @@ def read(item: Item) -> Pod:
         memory_mib=-(
             -(_total(containers, inits, "memory") + quantity.milli(overhead.get("memory", 0))) // (1000 << 20)
         ),
-        extended=tuple((name, _total(containers, inits, name) // 1000) for name in sorted(names)),
+        extended=tuple((name, _total(containers, inits, name) // 1000) for name in sorted(wanted)),
         created=metadata.get("creationTimestamp") or "",
+        evicted=_evicted(status),
     )
+
+
+def _evicted(status: Item) -> str:
+    """Return the reason of the condition with which Muster marks pods that it deletes."""
+    for one in status.get("conditions") or ():
+        if one["type"] == names.DISRUPTED and one["status"] == "True":
+            return str(one.get("reason") or "") if (one.get("message") or "").startswith(names.EVICTED_BY) else ""
+    return ""
 
 
 def controller(metadata: Item) -> Owner:

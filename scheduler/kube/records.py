@@ -27,7 +27,8 @@ class Records:
 
     async def write(self, gang: workload.Workload, new: plan.Plan) -> Item:
         """Write a plan down, and return its record."""
-        item = await self._put(gang_record.body(gang, new, self.pen.epoch, self.trace(gang)))
+        async with self._turn(gang.identity):
+            item = await self._put(gang_record.body(gang, new, self.pen.epoch, self.trace(gang)))
         faultpoint.reach("record-written")
         return item
 
@@ -35,17 +36,30 @@ class Records:
         self, gang: workload.Workload, phase: gang_record.Phase, reason: str, text: str, offered: Item | None = None
     ) -> None:
         """Write the state of a gang without a plan, and what would let it start."""
-        item = await self._put(gang_record.body(gang, None, self.pen.epoch, self.trace(gang)))
-        await self.tell(item, phase, reason, text, offered)
+        async with self._turn(gang.identity):
+            item = await self._put(gang_record.body(gang, None, self.pen.epoch, self.trace(gang)))
+            faultpoint.reach("state-recorded")
+            await self.tell(item, phase, reason, text, offered)
 
     async def finish(self, gang: workload.Workload) -> None:
-        """Delete the record of a gang that is gone."""
+        """Delete the record of a gang that is gone: as it was read, so that a late request takes no later plan away."""
         async with self._turn(gang.identity):
-            try:
-                await self.pen.delete(_path(gang.identity))
-            except errors.ApiError as error:
-                if not error.missing:
+            for _ in range(pens.TRIES):
+                found = await self.read(gang.identity)
+                if found is None:
+                    return
+                metadata = found["metadata"]
+                try:
+                    await self.pen.delete(_path(gang.identity), metadata["uid"], metadata["resourceVersion"])
+                except errors.ApiError as error:
+                    if error.missing:
+                        return
+                    if error.conflict:
+                        continue
                     raise
+                faultpoint.reach("record-deleted")
+                return
+        raise pens.Refused(f"{names.KIND} {gang.identity.key} changed under every try to delete it")
 
     async def read(self, identity: workload.Identity) -> Item | None:
         """Return a record, None where there is none.
@@ -86,38 +100,45 @@ class Records:
     async def tell(
         self, item: Item, phase: gang_record.Phase, reason: str, text: str, offered: Item | None = None
     ) -> Item:
-        """Write the status of a record that was just read or written."""
-        change = {"status": gang_record.status(item, phase, reason, text, offered)}
-        metadata = item["metadata"]
-        path = _path(workload.Identity(metadata["namespace"], metadata["name"], ""))
-        try:
-            told: Item = await self.pen.patch(f"{path}/status", change)
-        except errors.ApiError as error:
-            if error.missing:
-                return item
-            raise
-        faultpoint.reach("status-written")
-        return told
+        """Write the status of a record that was just read or written, unless it says something else by now."""
+        identity = workload.Identity(item["metadata"]["namespace"], item["metadata"]["name"], "")
+        for _ in range(pens.TRIES):
+            version = {"resourceVersion": item["metadata"]["resourceVersion"]}
+            change = {"metadata": version, "status": gang_record.status(item, phase, reason, text, offered)}
+            try:
+                told: Item = await self.pen.patch(f"{_path(identity)}/status", change)
+            except errors.ApiError as error:
+                if error.missing:
+                    return item
+                if not error.conflict:
+                    raise
+                found = await self.read(identity)
+                if found is None or found["spec"] != item["spec"]:
+                    return item
+                item = found
+                continue
+            faultpoint.reach("status-written")
+            return told
+        return item
 
     async def _put(self, body: Item) -> Item:
         """Create or replace a record; what others have in its metadata stays."""
         metadata, notes = body["metadata"], body["metadata"].get("annotations") or {}
         identity = workload.Identity(metadata["namespace"], metadata["name"], "")
-        async with self._turn(identity):
-            for turn in range(pens.TRIES):
-                found = await self.read(identity) if turn else None  # most gangs are new: one request less for them
-                try:
-                    if found is None:
-                        collection = paths.of(names.API_VERSION, names.PLURAL, identity.namespace)
-                        return dict(await self.pen.create(collection, body))
-                    found["spec"] = body["spec"]
-                    found["metadata"] |= {key: metadata[key] for key in ("ownerReferences",) if key in metadata}
-                    if notes:
-                        found["metadata"]["annotations"] = (found["metadata"].get("annotations") or {}) | notes
-                    return dict(await self.pen.replace(_path(identity), found))
-                except errors.ApiError as error:
-                    if not (error.conflict or error.exists or (error.missing and found is not None)):
-                        raise
+        for turn in range(pens.TRIES):
+            found = await self.read(identity) if turn else None  # most gangs are new: one request less for them
+            try:
+                if found is None:
+                    collection = paths.of(names.API_VERSION, names.PLURAL, identity.namespace)
+                    return dict(await self.pen.create(collection, body))
+                found["spec"] = body["spec"]
+                found["metadata"] |= {key: metadata[key] for key in ("ownerReferences",) if key in metadata}
+                if notes:
+                    found["metadata"]["annotations"] = (found["metadata"].get("annotations") or {}) | notes
+                return dict(await self.pen.replace(_path(identity), found))
+            except errors.ApiError as error:
+                if not (error.conflict or error.exists or (error.missing and found is not None)):
+                    raise
         raise pens.Refused(f"{names.KIND} {identity.key} changed under every try")
 
     def _turn(self, identity: workload.Identity) -> asyncio.Lock:

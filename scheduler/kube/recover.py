@@ -6,11 +6,13 @@ refused; what it reads afterwards bears the stamp and stops it. So a plan has on
 """
 
 import dataclasses
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
+from scheduler import faultpoint
 from scheduler.apiserver import errors, paths
 from scheduler.kube import claim as claims
 from scheduler.kube import gang_record, names, pens, scribe
@@ -130,16 +132,47 @@ class Cluster:
 
 async def recover(writer: scribe.Scribe) -> int:
     """Finish or undo every unfinished plan; return how many there were."""
-    planned = [found for item in await _records(writer.pen) if (found := gang_record.read_plan(item)) is not None]
+    recorded = [(item, gang_record.read_plan(item)) for item in await _records(writer.pen)]
     there = Cluster(*[await writer.pen.listed(path) for path in LISTS])
     await _touch_begun(writer.pen, there.claims)
-    unfinished = [one for one in (there.found(plan) for plan in planned) if not one.finished]
+    planned = [(item, there.found(plan)) for item, plan in recorded if plan is not None]
+    unfinished = [one for _, one in planned if not one.finished]
     writer = dataclasses.replace(writer, device_class=there.device_class)
     for one in unfinished:
         await _touch(writer.pen, one)
     for one in unfinished:
         await _resolve(writer, one, there)
+    for item, one in planned:
+        if one.finished and one.pods and gang_record.phase(item) != gang_record.Phase.RUNNING.value:
+            await writer.say_running(item)  # all was done but to say so
     return len(unfinished)
+
+
+async def sweep(pen: pens.Pen, followed: Container[str]) -> None:
+    """Delete the records of gangs that ended while nobody led: no pod of theirs is left.
+
+    Parameters
+    ----------
+    followed : container of str
+        Keys of the gangs that have pods, as of any moment from now on.
+    """
+    try:
+        for item in await _records(pen):
+            metadata = item["metadata"]
+            if f"{metadata['namespace']}/{metadata['name']}" not in followed:
+                await _end(pen, metadata)
+    except (errors.ApiError, *pens.UNANSWERED, pens.Fenced) as error:
+        log.warning("records of gangs that ended not deleted", problem=f"{type(error).__name__}: {error}")
+
+
+async def _end(pen: pens.Pen, metadata: Item) -> None:
+    """Delete a record as it was listed; one that was written since belongs to a gang that has come meanwhile."""
+    path = paths.of(names.API_VERSION, names.PLURAL, metadata["namespace"], metadata["name"])
+    try:
+        await pen.delete(path, metadata["uid"], metadata["resourceVersion"])
+    except errors.ApiError as error:
+        if not (error.missing or error.conflict):
+            raise
 
 
 async def _records(pen: pens.Pen) -> list[Item]:
@@ -193,6 +226,7 @@ async def _touch(pen: pens.Pen, one: Found) -> None:
 async def _stamp(pen: pens.Pen, path: str, uid: str) -> None:
     try:
         await pen.patch(path, {"metadata": {"uid": uid, "annotations": {pens.TERM: str(pen.epoch)}}})
+        faultpoint.reach("recovery-stamped")
     except errors.ApiError as error:
         another = error.status == 422  # what the API server says of another UID
         if not (error.missing or error.conflict or another):

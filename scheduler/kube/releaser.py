@@ -45,7 +45,8 @@ class Releaser:
             return found
 
         try:
-            await self._change(paths.of("v1", "pods", pod.namespace, pod.name), pod.uid, change)
+            if await self._change(paths.of("v1", "pods", pod.namespace, pod.name), pod.uid, change):
+                faultpoint.reach("gate-dropped")
         except pens.Refused:
             return
         except errors.ApiError as error:

@@ -22,17 +22,6 @@ from scheduler.kube import records as recording
 
 Item = dict[str, Any]
 
-POINTS = (
-    "record-written",
-    "status-written",
-    "claim-protected",
-    "claim-allocated",
-    "pod-released",
-    "claim-taken-back",
-    "record-cleared",
-)
-"""Where a test can kill the scheduler, see `scheduler.faultpoint`; in the order of a start, then of a rollback."""
-
 log = structlog.get_logger()
 
 
@@ -98,7 +87,7 @@ class Scribe:
             await self._roll_back(gang, new, before, fresh, str(error))
             raise StartFailed(str(error), before) from error
         await self._release_all(new, fresh)
-        await self._say_running(item)
+        await self.say_running(item)
 
     async def start_lone(self, new: plan.Plan, claim: claiming.Claim | None) -> None:
         """Write the plan of a lone pod, which has one claim or none.
@@ -146,7 +135,7 @@ class Scribe:
         await self._release_all(whole, pending)
         item = await self.records.read(whole.identity)
         if item is not None:
-            await self._say_running(item)
+            await self.say_running(item)
 
     async def undo(self, whole: plan.Plan, planned: Iterable[plan.PlannedPod], why: str) -> None:
         """Take back what nobody uses of a plan, then take the plan off its record.
@@ -205,7 +194,7 @@ class Scribe:
         except (*FAILED, pens.Fenced) as error:
             raise StartFailed(f"not all pods were let go: {error}", whole) from error
 
-    async def _say_running(self, item: Item) -> None:
+    async def say_running(self, item: Item) -> None:
         """Tell people that all pods were let go; the gang runs, whether they can be told or not."""
         metadata = item["metadata"]
         try:

@@ -109,7 +109,8 @@ class Shell:
         self._close(self.compiled.closed, {}, now)
         for identity in list(self.known.gangs.dirty.values()) if self.leads else ():
             for found in self.sight.see(identity, self.compiled):
-                self._adopt(found, now)
+                if not found.evicted:
+                    self._adopt(found, now)
         self._strangers(now)
         self.verifier.taints()
         self.turn()
@@ -319,6 +320,8 @@ class Shell:
             gang.invalid, gang.state = False, following.State.NEW
         if found.complete and alive and gang.plan is None:
             self.carrier.observer.completed(gang)
+        if found.evicted:
+            self.carrier.go_on_evicting(found)  # ours, or begun by a leader before
         if not alive:
             self._vanished(gang, now)
         elif found.problem:
@@ -330,8 +333,8 @@ class Shell:
         elif self.machine.knows(key):
             self._tell(events.GangChanged(found.gang), now)
             self._complete_again(gang)
-        elif self._adopt(found, now) or self.sight.left_alone(found):
-            pass  # it has its devices, or gets them from kube-scheduler
+        elif found.evicted or self._adopt(found, now) or self.sight.left_alone(found):
+            pass  # it is about to go, has its devices, or gets them from kube-scheduler
         elif hidden := self.sight.hidden(found, self.compiled):
             self._wait_for(gang, hidden)
         elif gang.state is not following.State.REJECTED:

@@ -107,9 +107,9 @@ class Sight:
         return tuple(grants)
 
     def hidden(self, found: workload.Workload, compiled: fleet.Compiled) -> str:
-        """Return a node on which a pod runs with devices that it does not publish now, "" for none."""
+        """Return a node, still there, on which a pod runs with devices that it does not publish now, "" for none."""
         drivers = self.known.live.options.drivers
-        for pod in (member.pod for member in found.members if member.pod.node and not member.pod.finished):
+        for pod in (one.pod for one in found.members if not one.pod.finished and self.known.live.node(one.pod.node)):
             held = [row for claim in self._claims(pod).values() for row in claim.rows or () if row.driver in drivers]
             machine = self.known.live.machine(pod.node) if pod.node in compiled.topology.row else None
             if held and (machine is None or occupants.devices(machine, held) is None):
@@ -195,10 +195,12 @@ class Sight:
         )
 
     def writable(self, gang: followed.Followed) -> bool:
-        """Return whether all pods can still be placed: none is being deleted, or runs where an earlier plan put it."""
+        """Return whether all pods can still be placed: none is about to go, or runs where an earlier plan put it."""
         had = {pod.uid for pod in gang.plan.pods} if gang.plan else set()
         found = [member.pod for member in gang.workload.members]
-        return bool(found) and not any(pod.deleting or (pod.node and pod.uid not in had) for pod in found)
+        return bool(found) and not any(
+            pod.deleting or pod.evicted or (pod.node and pod.uid not in had) for pod in found
+        )
 
     def unwritten(self, one: plan.Plan, before: plan.Plan | None) -> bool:
         """Return whether a plan has other pods than the one before."""

@@ -104,6 +104,11 @@ class Workload:
         return self.identity.kind == "Pod" and len(pods) == 1 and len(pods[0].claims) <= 1
 
     @property
+    def evicted(self) -> str:
+        """Return why a leader evicts it: a pod of it is marked so, and has not ended; "" for no eviction."""
+        return next((one.pod.evicted for one in self.members if one.pod.evicted and not one.pod.finished), "")
+
+    @property
     def complete(self) -> bool:
         """Return whether the gang may be planned."""
         return self.gang is not None and not (self.missing or self.waiting_for or self.problem)

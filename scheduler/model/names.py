@@ -42,6 +42,10 @@ PLANNED_SIZE = "muster.dev/planned-size"
 OWNED = "muster.dev/owned"
 """Key of the NoSchedule device taint that keeps every other allocator off our devices."""
 
+DISRUPTED = "DisruptionTarget"
+EVICTED_BY = "Muster: "
+"""Condition of pods that are about to be deleted, and how its message begins where it is Muster that evicts."""
+
 CLAIM_FINALIZER = "resource.kubernetes.io/delete-protection"
 """Must be on a claim before its allocation; kube-controller-manager takes it off after the last use."""
 

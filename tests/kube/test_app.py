@@ -17,7 +17,7 @@ from tests.kube import live
 
 @pytest.fixture
 async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[live.Cluster]:
-    monkeypatch.setattr(app, "LEASE", {"lease_s": 1, "renew_s": 0.6, "retry_s": 0.05})
+    monkeypatch.setattr(app, "LEASE", {"lease_s": 5, "renew_s": 3.0, "retry_s": 0.05})
     async with live.cluster(tmp_path) as found:
         await found.api.create("/api/v1/namespaces", {"metadata": {"name": "muster-system"}})
         yield found
@@ -36,6 +36,31 @@ async def replica(home: live.Cluster, name: str) -> AsyncIterator[app.Scheduler]
 
 async def true(ask: Any) -> bool:
     return bool(ask())
+
+
+async def test_nobody_is_answered_from_what_a_standby_knew_while_it_begins_to_lead(
+    home: live.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets pods go then that it has no plan of yet."""
+    reached, held, recover = asyncio.Event(), asyncio.Event(), app.recover.recover
+
+    async def slow(writer: Any) -> int:
+        reached.set()
+        async with asyncio.timeout(20):
+            await held.wait()
+        return await recover(writer)
+
+    async with contextlib.AsyncExitStack() as second:
+        async with replica(home, "one") as one:
+            await home.until(lambda: true(lambda: one.leading))
+            two = await second.enter_async_context(replica(home, "two"))
+            await home.until(lambda: true(lambda: two.decisions() is not None))
+            monkeypatch.setattr(app.recover, "recover", slow)
+        async with asyncio.timeout(20):
+            await reached.wait()
+        assert two.decisions() is None and two.present() is None
+        held.set()
+        await home.until(lambda: true(lambda: two.leading and two.decisions() is not None))
 
 
 async def test_the_second_takes_over_and_leaves_what_runs_alone(home: live.Cluster) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scheduler.apiserver import client, errors, paths
-from scheduler.kube import kueue, kueue_answer, kueue_check, kueue_controller, mirror
+from scheduler.kube import kueue, kueue_answer, kueue_check, kueue_controller, mirror, pens
 from tests.testbed import embedded
 
 OLD = "kueue.x-k8s.io/v1beta1"
@@ -93,9 +93,12 @@ async def api(tmp_path: Path) -> AsyncIterator[client.Client]:
 
 
 @contextlib.asynccontextmanager
-async def checking(api: client.Client, planner: Planner) -> AsyncIterator[None]:
+async def checking(
+    api: client.Client, planner: Planner, leads: Callable[[], bool] = pens.always
+) -> AsyncIterator[None]:
     watched = mirror.Mirror(api, kueue_controller.KINDS, lambda change: controller.told(change), absent_s=0.1)
-    controller = planner.controller = kueue_controller.Controller(api, watched.served, planner)
+    pen = pens.Pen(api, 1, leads, patience_s=0.0)
+    controller = planner.controller = kueue_controller.Controller(pen, watched.served, planner)
     tasks = [asyncio.create_task(watched.run()), asyncio.create_task(controller.run())]
     try:
         yield
@@ -191,3 +194,24 @@ async def test_kueue_may_come_and_go(api: client.Client) -> None:
         await until(lambda: ready(api))
         await api.delete(workload_path())
         await until(lambda: asyncio.sleep(0, planner.cancelled))
+
+
+async def test_nothing_is_answered_after_the_term_has_ended(api: client.Client) -> None:
+    planner, asked = Planner(), asyncio.Event()
+
+    def leads() -> bool:
+        asked.set()
+        return False
+
+    await put(api)
+    async with checking(api, planner, leads):
+        await until(lambda: told(planner))
+        async with asyncio.timeout(10):
+            await asked.wait()
+        await asyncio.sleep(0)
+        [entry] = (await api.get(workload_path()))["status"]["admissionChecks"]
+    assert entry["state"] == "Pending"
+
+
+async def told(planner: Planner) -> list[str]:
+    return planner.asked

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from scheduler.apiserver import client, errors, paths
-from scheduler.kube import kueue, kueue_answer, kueue_check, kueue_controller, mirror, names
+from scheduler.kube import kueue, kueue_answer, kueue_check, kueue_controller, mirror, names, pens
 from tests.testbed import cluster as clusters
 from tests.testbed import fixtures
 from tests.testbed.assumptions import world
@@ -152,7 +152,8 @@ async def queue(kueued: clusters.Cluster) -> AsyncIterator[Queue]:
 async def checking(queue: Queue, planner: Planner, **desk: float) -> AsyncIterator[kueue_controller.Controller]:
     """Run the controller until the end of the block."""
     watched = mirror.Mirror(queue.muster, kueue_controller.KINDS, lambda change: controller.told(change))
-    controller = kueue_controller.Controller(queue.muster, watched.served, planner, kueue_check.Desk(**desk))
+    pen = pens.Pen(queue.muster, 1, patience_s=0.0)
+    controller = kueue_controller.Controller(pen, watched.served, planner, kueue_check.Desk(**desk))
     planner.controller, planner.namespace = controller, queue.here.namespace
     tasks = [asyncio.create_task(watched.run()), asyncio.create_task(controller.run())]
     try:

@@ -96,10 +96,20 @@ async def site(tmp_path: Path) -> AsyncIterator[writing.Site]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["claim-taken-back", "claim-taken-back:2", "record-cleared", "status-written"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "recovery-stamped",
+        "claim-taken-back",
+        "claim-taken-back:2",
+        "claim-unprotected",
+        "record-cleared",
+        "status-written",
+    ],
+)
 async def test_a_recovery_that_is_killed_is_begun_again(site: writing.Site, point: str) -> None:
     home = site.home
-    await test_killed.killed(home, "claim-allocated:3")
+    await test_killed.killed(home, "claim-allocated:2" if point == "recovery-stamped" else "claim-allocated:3")
     await home.api.delete("/api/v1/namespaces/default/pods/w-1", grace_s=0)
     await test_killed.killed(home, point)
     await home.start()
@@ -163,3 +173,34 @@ async def test_a_gang_whose_record_was_deleted_before_it_was_let_go_is_let_go(si
     await site.home.start()
     assert await site.home.bound(*writing.MEMBERS) == {pod.name: pod.node for pod in site.plan.pods}
     assert await site.home.claims() == before
+
+
+async def test_a_gang_that_was_let_go_is_said_to_run_when_its_leader_could_not_say_it(site: writing.Site) -> None:
+    async def stop(number: int, _: str, path: str) -> None:
+        if path.endswith("gang-train/status") and number > 2:
+            raise RuntimeError("the process ends here")
+
+    site.api.before = stop
+    with pytest.raises(RuntimeError):
+        await site.scribe().start(writing.GANG, site.plan, None)
+    assert await site.released() == set(writing.MEMBERS)
+    assert (await site.record())["status"]["phase"] == "Allocating"
+    assert await site.recover() == 0
+    assert (await site.record())["status"]["phase"] == "Running"
+
+
+async def test_the_record_of_a_gang_that_ended_while_nobody_led_is_deleted(site: writing.Site) -> None:
+    await site.home.start()
+    await site.home.bound(*writing.MEMBERS)
+    await site.home.stop()
+    for name in writing.MEMBERS:
+        await site.home.api.delete(f"/api/v1/namespaces/default/pods/{name}", grace_s=0)
+    await site.home.create(*(live.pod(f"a-{i}", "first", 2, "one") for i in range(2)))
+    await site.home.start()
+    await site.home.bound("a-0", "a-1")
+
+    async def ended() -> bool:
+        return await site.home.placement("gang-train") is None
+
+    await site.home.until(ended)
+    assert await site.home.placement("gang-first") is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.kube import gang_record, scribe
+from scheduler.kube import gang_record, pens, scribe
 from tests.kube import live, writing
 
 WRITES = 12  # record, status, 3 finalizers, 3 allocations, 3 pods, status
@@ -97,6 +97,47 @@ async def test_a_record_that_comes_late_takes_no_devices(site: writing.Site, aft
     assert await site.recover(3) == 1, "the late plan is on record"
     assert set(await site.home.claims()) == {"x"}
     assert gang_record.read_plan(await site.record()) is None
+
+
+@pytest.mark.parametrize("clock", [True, False], ids=["clock", "no-clock"])
+async def test_the_end_of_a_record_that_comes_late_takes_no_newer_plan_away(site: writing.Site, clock: bool) -> None:
+    """A gang ended, its leader is stopped before it deletes the record, and a gang of that name comes anew."""
+    await site.scribe(1, site.home.api).start(writing.GANG, site.plan, None)
+    held, reached = asyncio.Event(), asyncio.Event()
+
+    async def stop(_: int, method: str, __: str) -> None:
+        if method == "DELETE" and not held.is_set():
+            await writing.pause(held, reached)
+
+    site.api.before = stop
+    old = site.scribe(1, leads=lambda: not (clock and held.is_set()))
+    late = asyncio.create_task(old.records.finish(writing.GANG))
+    async with asyncio.timeout(10):
+        await reached.wait()
+    await site.scribe(2, site.home.api).start(writing.GANG, site.plan, None)
+    held.set()
+    with pytest.raises(pens.Fenced):
+        await late
+    await site.whole()
+
+
+async def test_what_is_said_late_does_not_stand_over_what_is_newer(site: writing.Site) -> None:
+    item = await site.scribe(1).records.write(writing.GANG, site.plan)
+    held, reached = asyncio.Event(), asyncio.Event()
+
+    async def stop(*_: object) -> None:
+        if not held.is_set():
+            await writing.pause(held, reached)
+
+    site.api.before = stop
+    late = asyncio.create_task(site.scribe(1).records.tell(item, gang_record.Phase.ALLOCATING, "", ""))
+    async with asyncio.timeout(10):
+        await reached.wait()
+    await site.scribe(2, site.home.api).start(writing.GANG, site.plan, None)
+    held.set()
+    with pytest.raises(pens.Fenced):
+        await late
+    assert (await site.record())["status"]["phase"] == "Running"
 
 
 async def claim_of(site: writing.Site, name: str) -> str:

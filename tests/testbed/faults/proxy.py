@@ -28,6 +28,7 @@ from tests.testbed.faults import rules
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host", "content-length"}
 BODY_LIMIT = 64 << 20
 START_S = 10.0
+POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,9 @@ class Handler:
         for fault in faults:
             if isinstance(fault, rules.Delay):
                 await asyncio.sleep(fault.seconds + self.draw.random() * fault.spread_s)
+            elif isinstance(fault, rules.Hold):
+                while not fault.opened.is_set():
+                    await asyncio.sleep(POLL_S)
             elif isinstance(fault, rules.Answer):
                 self._note(asked, faults, fault.status)
                 headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}

@@ -8,6 +8,7 @@ True
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -84,6 +85,13 @@ class Delay:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the request until `opened` is set; the server sees it only then."""
+
+    opened: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Answer in the server's place with a Status; the server never sees the request."""
 
@@ -126,7 +134,7 @@ class SkipBookmarks:
     """Let no bookmark of a watch through."""
 
 
-Fault = Delay | Answer | Reset | Cut | Stall | Expire | SkipBookmarks
+Fault = Delay | Hold | Answer | Reset | Cut | Stall | Expire | SkipBookmarks
 ON_WATCHES = (Cut, Stall, Expire, SkipBookmarks)
 REASONS = {
     403: "Forbidden",

@@ -253,6 +253,20 @@ async def test_a_program_is_killed_at_a_call_before_the_server_sees_it(
     assert not talker.running
 
 
+async def test_a_held_request_reaches_the_server_when_it_is_let_on(small: conftest.Small, between: proxy.Proxy) -> None:
+    held = rules.Hold()
+    between.add(rules.Match(verbs=("create",), skip=1), held)
+    async with await client.Client.connect(between.kubeconfig) as api:
+        bodies = [{"metadata": {"name": f"x{index}"}, "data": {"value": ""}} for index in range(2)]
+        await api.create(conftest.PATH, bodies[0])
+        waiting = asyncio.create_task(api.create(conftest.PATH, bodies[1]))
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done and "x1" not in small.objects
+        held.opened.set()
+        await waiting
+    assert "x1" in small.objects
+
+
 def test_our_programs_kill_themselves_at_a_named_point() -> None:
     program = (
         "from dra_driver import faultpoint\nfor _ in range(3): faultpoint.reach('here'); print('past', flush=True)"
