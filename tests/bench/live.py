@@ -4,12 +4,12 @@ The same control plane, nodes, slices and pods; only who chooses the devices dif
 Muster as it is deployed (`product`), so that a machine that grows busier or slower does not favour one of them.
 
 What limits both is the processor: all programs share the machine's cores, so no more pods can be bound in a second than
-the cores have milliseconds, by "CPU per pod: all". Most of that is the API server's and etcd's for the writes that each
-pod takes ("writes per pod"), whoever schedules it: the pod, its claim, the claim's name in the pod's status, finalizer
-and allocation (two requests, because the API takes them in different ones), the binding, an Event of it, and what kwok
-says as its kubelet. Muster adds a review, the patch that lets the pod go and an Event of its plan. Stock adds its search
-for devices over all slices, in one thread of kube-scheduler: where that thread is the limit, not the cores, the gap
-between the pods that the cores would allow and those that are bound is the time that it thinks.
+the cores have milliseconds, by "CPU per pod: all". Most of that is the API server's and etcd's for what is written of
+each pod, whoever schedules it: 9 requests with stock (the pod, its claim, the claim's name in the pod's status, finalizer
+and allocation of the claim, which the API takes in two, the binding, two states that kwok reports, an Event), 11 with
+Muster (the patch that lets the pod go, an Event of its plan), and the webhook's review. Stock adds its search for devices
+over all slices, in one thread of kube-scheduler: where that thread is the limit and not the cores, pods that the cores
+would allow are not bound.
 """
 
 import asyncio
