@@ -35,7 +35,9 @@ MIG_CALLS = sorted(
     )
 )
 DEVICES = PARTITIONS | WHOLE | SHARES
-CRASH = st.integers(0, 12)  # at which fault point of a start, counted from the first; 0 for none
+CRASH = st.just(0) | st.integers(
+    1, 12
+)  # at which fault point, counted from the first; 0 for none, in half of all cases
 PREPARED, MAYBE, ABSENT = "prepared", "maybe", "absent"
 
 
@@ -203,7 +205,7 @@ class Driver(RuleBasedStateMachine):
         one=claims,
         other=claims,
         calls=st.tuples(*[st.sampled_from(["prepare", "unprepare"])] * 2),
-        crash_at=st.integers(0, 12),
+        crash_at=CRASH,
     )
     def two_at_once(self, one: str, other: str, calls: tuple[str, str], crash_at: int) -> None:
         before, uids = dict(self.status), (one, other)
