@@ -50,7 +50,7 @@ async def killed(home: live.Cluster, point: str) -> None:
         env=os.environ | {faultpoint.VARIABLE: point},
         stderr=asyncio.subprocess.DEVNULL,
     )
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(120):
         assert await process.wait() == -signal.SIGKILL, f"{point} was never reached"
 
 

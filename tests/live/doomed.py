@@ -74,14 +74,14 @@ def replaced(site: sites.Site, options: tuple[str, ...]) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def witnessed(team: teams.Team, sizes: dict[str, int]) -> AsyncIterator[None]:
-    """Watch everything that happens to pods and claims of the block, and judge it at the end."""
+async def witnessed(team: teams.Team, sizes: dict[str, int], silent: bool = False) -> AsyncIterator[None]:
+    """Watch everything that happens to pods and claims of the block, if anything does, and judge it at the end."""
     async with witness.Witness.watching(team.api, team.name) as seen:
         yield
     told = [_named(one, sizes) for one in seen.seen]
     faults = list(witness.Witness(told).faults())
     assert not faults, faults[:5]
-    assert len(told) >= 2, "the witness saw little"
+    assert told or silent, "the witness saw nothing"
 
 
 def _named(one: witness.Seen, sizes: dict[str, int]) -> witness.Seen:
