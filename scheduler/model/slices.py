@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.model import attributes, claim, device, node, nvidia_slices, published, slice_reader, wires
+from scheduler.model import attributes, claim, device, node, nvidia_slices, order, published, slice_reader
 
 API_VERSION = "resource.k8s.io/v1"
 
@@ -157,7 +157,7 @@ def pools(items: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapp
 
 
 def _ordered(machine: node.NodeTopology) -> list[device.Gpu]:
-    return [machine.gpus[i] for i in wires.first_fit_order(machine)]
+    return [machine.gpus[i] for i in order.first_fit(machine)]
 
 
 def _cut_entries(known: attributes.Facts, gpu: device.Gpu) -> list[dict[str, Any]]:

@@ -89,7 +89,7 @@ def test_a_container_sees_its_two_gpus_and_they_are_given_back(hgx: live.Driver,
     names = live.chosen(space, "pair")
     gpus = {gpu.name: gpu for gpu in hgx.machine.gpus}
     assert len(names) == 2 and set(names) <= set(gpus)
-    assert hgx.machine.link_counts()[gpus[names[0]].index, gpus[names[1]].index] > 0
+    assert hgx.machine.link_counts()[gpus[names[0]].index][gpus[names[1]].index] > 0
     seen = live.report(hgx.node, space, "user")
     uuids = [gpus[name].uuid for name in names]
     assert set(seen["env"]["MUSTER_DEVICES_GPU"].split(",")) == set(uuids)
@@ -112,7 +112,7 @@ def test_a_pair_of_a_dgx_1v_has_two_links(hgx: live.Driver, dgx: live.Driver, sp
     live.create(space, live.claim("two", pair), objects.pod("two", ["run"], "real-1", claims=["two"]))
     live.running(space, "two")
     a, b = (int(name.removeprefix("gpu-")) for name in live.chosen(space, "two"))
-    assert dgx.machine.link_counts()[a, b] == 2
+    assert dgx.machine.link_counts()[a][b] == 2
     seen = live.report(dgx.node, space, "two")["env"]["MUSTER_DEVICES_GPU"].split(",")
     assert set(seen) == {dgx.machine.gpus[i].uuid for i in (a, b)}
     live.delete(space, "two")

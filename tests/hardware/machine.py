@@ -30,7 +30,7 @@ def render(machine: node.NodeTopology, folder: Path) -> Path:
         for b in machine.gpus:
             far = distance.between(a, b)
             found.gpu[a.index].ancestor[b.index] = 0 if a is b else ANCESTORS[far]
-            found.gpu[a.index].p2p[b.index] = 0 if machine.link_counts()[a.index, b.index] else 1
+            found.gpu[a.index].p2p[b.index] = 0 if machine.link_counts()[a.index][b.index] else 1
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nvml.state"
     path.write_bytes(bytes(found))

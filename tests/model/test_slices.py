@@ -122,7 +122,7 @@ def test_list_order_gives_first_fit_well_joined_gpus() -> None:
     assert first_fit(mesh, 4) == [0, 1, 2, 3]
     links = machines.build("dgx-1v", "n").link_counts()
     a, b = first_fit(mesh, 2)
-    assert links[a, b] == 2
+    assert links[a][b] == 2
 
 
 def test_partitions_come_before_whole_gpus_and_small_ones_at_the_end_of_a_gpu_first() -> None:
