@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench import core, figure, openb
+from tests.bench import core, driver, figure, openb
 
 
 def absent() -> float:
@@ -33,7 +33,8 @@ def test_bounds_hold_up_to_their_value(value: float, ok: bool) -> None:
 
 def test_every_figure_of_the_benchmarks_has_a_bound_in_the_file() -> None:
     bench = openb.Bench(None, quick=True)
-    for section, measurements in (("core", core.measurements(None)), ("openb", openb.measurements(bench))):
+    sections = {"core": core.measurements(None), "openb": openb.measurements(bench), "driver": driver.measurements()}
+    for section, measurements in sections.items():
         for name, _ in measurements:
             (taken,) = figure.take(section, [(name, lambda: 1.0)])
             assert taken.bound.unit
