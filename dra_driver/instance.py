@@ -14,6 +14,7 @@ from dra_driver import healthstream, plugin, prepared, recovery, registration, s
 REBUILD_PAUSE_S = 5.0
 REBUILD_FIRST_S = 30.0  # how long the start waits for the API server when the checkpoint was lost
 STOP_S = 12.0  # for calls that are under way
+LATE_S = 1.0  # for those that came meanwhile
 
 log = structlog.get_logger()
 
@@ -94,12 +95,16 @@ class Instance:
             return False
 
     async def stop(self) -> None:
-        """Leave: the registration first, so that the kubelet turns to another instance, then calls under way."""
+        """Leave: calls under way first, since the kubelet cuts them off once the registration is gone, then that.
+
+        New calls go to the instance that registered last, if there is one.
+        """
+        await self.plugin.answered(STOP_S)
         await self.registration.stop()
         if self.stream is not None:
             self.stream.end()
         if self._server is not None:
-            await self._server.stop(STOP_S)
+            await self._server.stop(LATE_S)
             self._server = None
             self._own.plugin.unlink(missing_ok=True)
         await self.plugin.stop()
