@@ -133,7 +133,7 @@ def link(path: Path, gpu: int, number: int, active: bool) -> None:
 
 
 def rule(path: Path, function: str, *, code: int = 0, ms: int = 0, gpu: int = -1, times: int = -1) -> None:
-    """Let a function of the library fail with a code or take some milliseconds."""
+    """Let a function of the library fail with a code or take some milliseconds, at most until the rules are cleared."""
     with state.changed(path) as found:
         found.rule[found.rules] = state.Rule(function.encode(), gpu, code, ms, times)
         found.rules += 1
