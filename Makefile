@@ -46,7 +46,7 @@ test-assumptions: $(STAMP) ## what Muster assumes of Kubernetes, on the newest v
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/testbed/assumptions tests/testbed/test_controllers.py
 
 test-live: $(STAMP) ## the end-to-end tests on a real control plane alone
-	MUSTER_ROUNDS=200 $(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/live
+	MUSTER_ROUNDS=200 $(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/live tests/driver/test_first_fit_live.py tests/driver/test_limits_live.py
 
 test-fast: $(STAMP) ## the quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not testbed" scheduler simulator dra_driver tests
