@@ -77,6 +77,12 @@ def test_pairs_are_as_many_and_as_good_as_an_exact_matching_makes_them(machine: 
     assert sum(worth(a, b) for a, b in found) == sum(worth(a, b) for a, b in best)
 
 
+def test_as_many_gpus_as_possible_are_in_pairs_rather_than_few_over_many_links() -> None:
+    gpus = tuple(device.Gpu(i, device.GpuModel("A100", "Ampere", 81920)) for i in range(4))
+    links = (node.NvLink(0, 1, 1, 25.0), node.NvLink(1, 2, 4, 25.0), node.NvLink(2, 3, 1, 25.0))
+    assert order.pairs(node.NodeTopology("n", gpus=gpus, nvlinks=links)) == ((0, 1), (2, 3))
+
+
 def test_bridges_are_pairs_and_cube_mesh_pairs_are_double_links() -> None:
     assert order.pairs(machines.build("a100-pcie-pairs-crossed", "n")) == ((0, 2), (1, 3))
     dgx = machines.build("dgx-1v", "n")
