@@ -24,7 +24,7 @@ CLASS = "first-fit"
 KINDS = ("dgx-1v", "hgx-h100-4", "a100-pcie-pairs", "a100-pcie-pairs-crossed")
 ORDERS = ("ours", "index")
 SERVERS = {"1.37": versions.NEWEST, "1.34": versions.FLOOR}
-CLAIMS = int(os.environ.get("MUSTER_ROUNDS", "20"))
+CLAIMS = int(os.environ.get("MUSTER_ROUNDS", "12"))
 """Of each node; `make test-live` takes many more."""
 INFORMED_S = 0.3
 """After a claim is gone kube-scheduler must hear of it, or it counts the devices as taken."""
