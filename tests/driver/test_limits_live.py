@@ -97,7 +97,7 @@ def text(items: list[dict[str, Any]]) -> str:
     return json.dumps(items, sort_keys=True)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_64_nodes_of_16_cut_gpus(taken: Server) -> None:
     """They are taken in the layout of the server, and who publishes them a second time writes nothing."""
     everyone = range(NODES)
@@ -136,9 +136,9 @@ async def test_who_starts_anew_writes_only_what_differs(taken: Server) -> None:
     async with await client.Client.connect(taken.between.kubeconfig) as api:
         await asyncio.gather(*(created(api, number) for number in some))
         await publish(api, some)
-        before = [text(await stored(api, number)) for number in some]
+        before, written = [text(await stored(api, number)) for number in some], len(taken.changes())
         await publish(api, some)
-        assert taken.changes() == [], "nothing differs, and yet it is written"
+        assert taken.changes()[written:] == [], "nothing differs, and yet it is written"
         assert [text(await stored(api, number)) for number in some] == before
         await publish(api, some[:1], {"gpu-0": [TAINT]})
         after = [await stored(api, number) for number in some]
@@ -146,7 +146,8 @@ async def test_who_starts_anew_writes_only_what_differs(taken: Server) -> None:
         taints = [one.get("taints") for item in after[0] for one in item["spec"].get("devices") or () if on_gpu_0(one)]
         assert bool(taints) == taken.gated and all(taints), "where taints are dropped, the device has to go"
         names = {published.slice_name(item) for item in json.loads(before[0])}
-        assert taken.changes() and set(taken.changes()) <= names and len(taken.changes()) <= len(names)
+        changed = taken.changes()[written:]
+        assert changed and set(changed) <= names and len(changed) <= len(names)
 
 
 def on_gpu_0(device: dict[str, Any]) -> bool:
