@@ -19,7 +19,7 @@ from tests.testbed.faults import proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.testbed]
 
-NODES, AT_ONCE = 64, 8
+NODES, AT_ONCE = 64, 4
 PARTITIONS = 16 * 25  # placements of an A100; its whole GPU is one of them
 CHANGES = ("update", "patch", "delete", "deletecollection")
 ALPHA = ("DRAPartitionableDevices", "DRAConsumableCapacity", "DRADeviceTaints")
@@ -108,7 +108,7 @@ async def test_64_nodes_of_16_cut_gpus(taken: Server) -> None:
             split_counters=taken.minor >= 35,
             partitionable=taken.gated,
             consumable=taken.minor >= 36,  # 1.34 goes wrong over shares, also with the gate on
-            lists=taken.minor >= 36,
+            lists=False,  # alpha, off by default
             taints=taken.gated,
         )
         before = [check(await stored(api, number), number, taken) for number in everyone]
