@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pydantic
 import yaml
 
 from dra_driver import app, checkpoint, mig, sockets
-from dra_driver.commands import discover, doctor, slices
+from dra_driver.commands import doctor
 from dra_driver.config import Config
 from dra_driver.probe import host, late, roots
 from scheduler.apiserver import access
@@ -70,7 +71,22 @@ def configured(values: dict[str, Any], here: str = "") -> Config:
         raise click.UsageError(said) from error
 
 
-@click.group(context_settings={"max_content_width": 120})
+class Commands(click.Group):
+    """Loads what only a person asks for when it is asked for: graphs and tables are not for the memory of `run`."""
+
+    LATER = ("discover", "slices")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.LATER])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.LATER:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = importlib.import_module(f"dra_driver.commands.{cmd_name}").command
+        return found
+
+
+@click.group(cls=Commands, context_settings={"max_content_width": 120})
 @click.version_option(package_name="muster-scheduler")
 def main() -> None:
     """Muster's DRA driver: GPUs, MIG devices, NICs and other accelerators of one node."""
@@ -103,10 +119,6 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
             yield from _leaves(error)
         else:
             yield error
-
-
-main.add_command(discover.discover)
-main.add_command(slices.command)
 
 
 @main.group("checkpoint")

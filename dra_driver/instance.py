@@ -17,6 +17,7 @@ MEND_S = 5.0
 """Between two tries of what could not be done: a folder that cannot be written, hardware or an API server that is silent."""
 REBUILD_FIRST_S = 30.0  # how long the start waits for the API server when the checkpoint was lost
 STOP_S = 12.0  # for calls that are under way
+LATE_S = 1.0  # for those that came meanwhile
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ class Instance:
             await self._serve()
             await self.registration.start()
         except (OSError, RuntimeError) as error:  # the latter is what gRPC makes of an error of bind
+            await self.registration.stop()
             await self._close()
             raise OSError(f"{self._own.plugin}, {self._own.registration}: {error}") from error
 
@@ -134,11 +136,10 @@ class Instance:
             log.warning("the checkpoint is not rebuilt yet", error=str(error))
 
     async def _close(self) -> None:
-        """Leave the kubelet: the registration first, so that it turns to another instance, then calls under way."""
-        await self.registration.stop()
+        """End the server of the kubelet's calls."""
         if self._server is None:
             return
-        await self._server.stop(STOP_S)
+        await self._server.stop(LATE_S)
         self._server = None
         try:
             self._own.plugin.unlink(missing_ok=True)
@@ -146,7 +147,12 @@ class Instance:
             log.error("the plugin's socket stays", error=str(error))
 
     async def stop(self) -> None:
-        """Leave, and let go of everything; what is prepared stays."""
+        """Leave: calls under way first, since the kubelet cuts them off once the registration is gone, then that.
+
+        New calls go to the instance that registered last, if there is one. What is prepared stays.
+        """
+        await self.plugin.answered(STOP_S)
+        await self.registration.stop()
         if self.stream is not None:
             self.stream.end()
         await self._close()

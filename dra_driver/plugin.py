@@ -58,6 +58,7 @@ class Plugin:
         self._preparing: dict[str, asyncio.Task[prepared.Claim]] = {}
         self._unpreparing: dict[str, asyncio.Task[None]] = {}
         self._numbers = itertools.count(1)
+        self._calls: set[asyncio.Task[Any]] = set()
 
     def add(self, server: grpc.aio.Server, versions: Iterable[str] = ("v1", "v1beta1")) -> None:
         """Offer the service on a server."""
@@ -100,6 +101,11 @@ class Plugin:
             uid: answer if isinstance(answer, str) else "" for uid, answer in done.items()
         }
 
+    async def answered(self, within_s: float) -> None:
+        """Wait until all calls that are under way have their answer, or for some time."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=within_s)
+
     async def stop(self) -> None:
         """Let work that is under way come to its end, within `GRACE_S`; what does not is continued at the next start."""
         tasks = [*self._preparing.values(), *self._unpreparing.values()]
@@ -132,6 +138,9 @@ class Plugin:
     ) -> dict[str, Any]:
         """Carry out one call, logged with its number."""
         number, began = next(self._numbers), time.monotonic()
+        if (call := asyncio.current_task()) is not None:
+            self._calls.add(call)  # it ends when the answer is on its way
+            call.add_done_callback(self._calls.discard)
         within_s = context.time_remaining() or PATIENCE_S
         work: Callable[..., Awaitable[dict[str, Any]]] = self.prepare if method == "prepare" else self.unprepare
         with structlog.contextvars.bound_contextvars(call=number, method=method):

@@ -197,10 +197,12 @@ class State:
     async def restore(self, uid: ClaimUid) -> None:
         """Make a claim that is recorded as prepared so again, from local state only; errors as in `prepare`."""
         parts = self.parts
+        if not _is_completed(parts.store.read(), uid):
+            return  # another instance may be at work on it, and a start must not wait for its hardware
         async with parts.locks.claim(uid):
-            entry = parts.store.read().claims.get(uid)
-            if entry is None or entry.phase is prepared.Phase.STARTED:
+            if not _is_completed(parts.store.read(), uid):
                 return
+            entry = parts.store.read().claims[uid]
             machine = parts.machine.current()
             prepare.refuse_missing(entry, machine)
             async with parts.locks.devices(entry.locks):
@@ -304,3 +306,7 @@ class State:
         """Remove what was written for the containers of a claim."""
         self.parts.cdi.remove(uid)
         self.parts.metadata.remove(uid)
+
+
+def _is_completed(found: prepared.Checkpoint, uid: ClaimUid) -> bool:
+    return uid in found.claims and found.claims[uid].phase is prepared.Phase.COMPLETED

@@ -31,7 +31,7 @@ Legend:
 """
 
 
-@click.command()
+@click.command("discover")
 @click.option("--json", "form", flag_value="json", help="All facts as JSON.")
 @click.option("--tree", "form", flag_value="tree", help="Devices below NUMA nodes and host bridges.")
 @click.option("--dot", "form", flag_value="dot", help="The wiring in the language of Graphviz.")
@@ -40,7 +40,7 @@ Legend:
 @click.option("--library", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="libnvidia-ml.so.1")
 @click.option("--accelerators", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Own mapping, YAML.")
 @click.option("--node-name", default="node", show_default=True)
-def discover(form: str | None, root: Path, library: Path | None, accelerators: Path | None, node_name: str) -> None:
+def command(form: str | None, root: Path, library: Path | None, accelerators: Path | None, node_name: str) -> None:
     """Print the devices of this node and how they are joined, like nvidia-smi topo -m."""
     try:
         probe = host.probe(roots.Root(root), node_name, library, accelerators)
@@ -84,7 +84,7 @@ def _cell(machine: node.NodeTopology, a: Place, b: Place) -> str:
     if a is b:
         return "X"
     if isinstance(a, device.Gpu) and isinstance(b, device.Gpu):
-        links = int(machine.link_counts()[a.index, b.index])
+        links = machine.link_counts()[a.index][b.index]
         if links:
             return f"NV{links}"
     return distance.between(a, b).name

@@ -86,7 +86,7 @@ def _arcs(machine: node.NodeTopology, gpus: Mapping[int, _Box]) -> Iterator[str]
     counts = machine.link_counts()
     for a in machine.gpus:
         for b in machine.gpus[a.index + 1 :]:
-            links = int(counts[a.index, b.index])
+            links = counts[a.index][b.index]
             if links:
                 yield from _arc(gpus[a.index], gpus[b.index], links, len(gpus))
 

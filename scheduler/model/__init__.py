@@ -4,7 +4,8 @@ device     -- GPU models with their MIG tables, GPUs, NICs, other accelerators
 gpu_models -- products with their true MIG tables
 distance   -- PIX, PXB, PHB, NODE, SYS between two devices
 node       -- one machine: devices, NVLinks, PCIe and NUMA
-wires      -- the inside of a machine as a graph (networkx); pairs, first-fit order
+order      -- pairs of a machine's GPUs, and the order for first fit
+wires      -- the inside of a machine as a graph (networkx)
 machines   -- real machines with their true link matrices
 layouts    -- where the devices of those machines sit
 fabric     -- the tree of domains over the nodes (networkx), named levels, any depth

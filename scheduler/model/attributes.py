@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.model import claim, device, node, peers, published, quantity, wires
+from scheduler.model import claim, device, node, order, peers, published, quantity
 
 PCI_BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 
@@ -47,7 +47,7 @@ class Facts:
 def facts(machine: node.NodeTopology, *, lists: bool, shares: bool) -> Facts:
     """Gather the facts of a node."""
     island = {gpu: members[0] for members in machine.islands() for gpu in members}
-    pair = {gpu: members[0] for members in wires.pairs(machine) for gpu in members}
+    pair = {gpu: members[0] for members in order.pairs(machine) for gpu in members}
     return Facts(machine, island, pair, lists, shares)
 
 

@@ -45,7 +45,7 @@ def build(kind: str, name: str) -> node.NodeTopology:
     Examples
     --------
     >>> machine = build("dgx-1v", "node-0")
-    >>> len(machine.gpus), len(machine.nics), int(machine.link_counts()[0, 3])
+    >>> len(machine.gpus), len(machine.nics), machine.link_counts()[0][3]
     (8, 4, 2)
     """
     if kind not in KINDS:

@@ -3,9 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scheduler.model import device, distance
 
 MAX_GPUS = 16
@@ -79,19 +76,19 @@ class NodeTopology:
         for problem in _problems(self):
             raise ValueError(f"node {self.name!r}: {problem}")
 
-    def link_counts(self) -> NDArray[np.int64]:
-        """Return the symmetric matrix of NVLink counts, shape (G, G)."""
-        counts = np.zeros((len(self.gpus), len(self.gpus)), dtype=np.int64)
+    def link_counts(self) -> tuple[tuple[int, ...], ...]:
+        """Return the number of NVLinks between each pair of GPUs, a row for each GPU."""
+        counts = [[0] * len(self.gpus) for _ in self.gpus]
         for link in self.nvlinks:
-            counts[link.a, link.b] = counts[link.b, link.a] = link.links
-        return counts
+            counts[link.a][link.b] = counts[link.b][link.a] = link.links
+        return tuple(map(tuple, counts))
 
-    def link_gbps(self) -> NDArray[np.float64]:
-        """Return NVLink bandwidth between each pair of GPUs, GB/s per direction, 0 where there is none, shape (G, G)."""
-        gbps = np.zeros((len(self.gpus), len(self.gpus)), dtype=np.float64)
+    def link_gbps(self) -> tuple[tuple[float, ...], ...]:
+        """Return NVLink bandwidth between each pair of GPUs, GB/s per direction, 0 where there is none."""
+        gbps = [[0.0] * len(self.gpus) for _ in self.gpus]
         for link in self.nvlinks:
-            gbps[link.a, link.b] = gbps[link.b, link.a] = link.links * link.gbps
-        return gbps
+            gbps[link.a][link.b] = gbps[link.b][link.a] = link.links * link.gbps
+        return tuple(map(tuple, gbps))
 
     def islands(self) -> tuple[tuple[int, ...], ...]:
         """Return the NVLink islands: GPUs that reach each other over NVLinks, lowest GPU first; lone GPUs are none.

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.model import attributes, claim, device, node, nvidia_slices, published, slice_reader, wires
+from scheduler.model import attributes, claim, device, node, nvidia_slices, order, published, slice_reader
 
 API_VERSION = "resource.k8s.io/v1"
 
@@ -97,8 +97,9 @@ def encode(
     Returns
     -------
     list of dict
-        In the order of their names, deterministic. GPUs are listed so that first fit takes well joined ones,
-        partitions before the whole GPUs that they would spoil. A node without devices has one empty slice.
+        In the order of their names, deterministic. GPUs are listed so that first fit takes well joined ones, and a GPU
+        that could be cut only when no other is left: partitions come first where they have slices of their own, and such
+        GPUs last. A node without devices has one empty slice.
 
     Raises
     ------
@@ -112,11 +113,12 @@ def encode(
     entries = [attributes.gpu_entry(known, gpu) for gpu in whole]
     entries += [attributes.nic_entry(known, nic) for nic in machine.nics]
     entries += [attributes.accelerator_entry(known, other) for other in machine.accelerators]
-    parts = _split(known, cut) if form.split_counters else _combined(known, cut)
-    for part in parts:
+    plain: list[Part] = _chunks(_tainted(entries, taints or {}, form), form)
+    first, last = _split(known, cut) if form.split_counters else ([], _combined(known, cut))
+    for part in (*first, *last):
         if "devices" in part:
             part["devices"] = _tainted(part["devices"], taints or {}, form)
-    parts += _chunks(_tainted(entries, taints or {}, form), form)
+    parts = [*first, *plain, *last]
     for entry in (entry for part in parts for entry in part.get("devices", ())):
         _check(machine.name, entry)
     return [_slice(machine, driver, generation, parts or [{}], i) for i in range(max(1, len(parts)))]
@@ -157,7 +159,7 @@ def pools(items: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapp
 
 
 def _ordered(machine: node.NodeTopology) -> list[device.Gpu]:
-    return [machine.gpus[i] for i in wires.first_fit_order(machine)]
+    return [machine.gpus[i] for i in order.first_fit(machine)]
 
 
 def _cut_entries(known: attributes.Facts, gpu: device.Gpu) -> list[dict[str, Any]]:
@@ -173,12 +175,14 @@ def _counter_sets(cut: Sequence[device.Gpu]) -> list[dict[str, Any]]:
     return [{"name": attributes.counter_set(gpu), "counters": attributes.all_counters(gpu)} for gpu in cut]
 
 
-def _split(known: attributes.Facts, cut: Sequence[device.Gpu]) -> list[Part]:
-    """Return slices of counters and then slices of what draws on them; whole GPUs after all partitions."""
+def _split(known: attributes.Facts, cut: Sequence[device.Gpu]) -> tuple[list[Part], list[Part]]:
+    """Return slices of counters and then slices of the partitions that draw on them; and slices of the whole GPUs."""
     sets, entries = _counter_sets(cut), [entry for gpu in cut for entry in _cut_entries(known, gpu)]
-    entries.sort(key=lambda entry: entry["attributes"]["type"]["string"] == "gpu")
-    parts: list[Part] = [{"sharedCounters": part} for part in _groups(sets, MAX_COUNTER_SETS)]
-    return parts + [{"devices": part} for part in _groups(entries, MAX_ADVANCED_DEVICES)]
+    whole = [entry for entry in entries if entry["attributes"]["type"]["string"] == "gpu"]
+    partitions = [entry for entry in entries if entry["attributes"]["type"]["string"] != "gpu"]
+    first: list[Part] = [{"sharedCounters": part} for part in _groups(sets, MAX_COUNTER_SETS)]
+    first += [{"devices": part} for part in _groups(partitions, MAX_ADVANCED_DEVICES)]
+    return first, [{"devices": part} for part in _groups(whole, MAX_ADVANCED_DEVICES)]
 
 
 def _combined(known: attributes.Facts, cut: Sequence[device.Gpu]) -> list[Part]:

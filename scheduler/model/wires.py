@@ -1,11 +1,10 @@
-"""The inside of a node as a networkx graph, and what only a graph can tell: pairs and the order for first fit.
+"""The inside of a node as a networkx graph.
 
 The graph is for people, tests and exports; placement reads the tables of ``scheduler.snapshot.shapes``.
 """
 
-import functools
-from collections.abc import Iterable, Iterator
-from itertools import combinations, pairwise, permutations
+from collections.abc import Iterator
+from itertools import pairwise
 
 import networkx as nx
 
@@ -13,17 +12,6 @@ from scheduler.model import device, distance, node
 
 HOST = "host"
 """Vertex above devices whose NUMA node is unknown."""
-
-CLOSENESS_WEIGHT = {apart: 6 - apart for apart in distance.Distance}
-"""Below any NVLink: decides between GPUs of equal links."""
-
-LINK_WEIGHT = 1000
-
-BLOCK = 4
-"""GPUs that are ordered among each other by trying all orders."""
-
-Weights = dict[tuple[int, int], int]
-"""How much two GPUs belong together, lower index first."""
 
 
 def graph(machine: node.NodeTopology) -> "nx.Graph[str]":
@@ -54,88 +42,6 @@ def graph(machine: node.NodeTopology) -> "nx.Graph[str]":
         for link in machine.nvlinks:
             wires.add_edge(_gpu(link.a), _gpu(link.b), kind="nvlink", links=link.links, gbps=link.gbps)
     return wires
-
-
-def pairs(machine: node.NodeTopology) -> tuple[tuple[int, int], ...]:
-    """Match the linked GPUs two by two: most links first, then nearest on PCIe, then neighbours by index.
-
-    A bridge is its own pair; behind NVSwitches the pairs are neighbours on PCIe. GPUs without NVLink are in no pair.
-    """
-    wires: nx.Graph[int] = nx.Graph()
-    for link in machine.nvlinks:
-        near = CLOSENESS_WEIGHT[distance.between(machine.gpus[link.a], machine.gpus[link.b])]
-        weight = (link.links * LINK_WEIGHT + near * 10) * 100 - (link.b - link.a) ** 2 // 4
-        wires.add_edge(link.a, link.b, weight=weight)
-    matching = nx.max_weight_matching(wires, maxcardinality=True)
-    return tuple(sorted((min(a, b), max(a, b)) for a, b in matching))
-
-
-def first_fit_order(machine: node.NodeTopology) -> tuple[int, ...]:
-    """Order the GPUs so that whoever takes the first k free ones gets k that are well joined.
-
-    Notes
-    -----
-    Halves the node again and again so that the links inside the halves are worth most: aligned blocks of 4 and
-    8 in the result are quads and islands. Then the GPUs inside the blocks are put so that neighbours in the list are
-    joined best, so that what is left between others' GPUs is well joined too; on a DGX-1V the list goes once round the
-    ring of double links. kube-scheduler's allocator takes devices in list order.
-    """
-    gpus = len(machine.gpus)
-    return _order(gpus, tuple(_weight(machine, a, b) for a, b in combinations(range(gpus), 2)))
-
-
-@functools.lru_cache(maxsize=64)
-def _order(gpus: int, weights: tuple[int, ...]) -> tuple[int, ...]:
-    """Order GPUs by the weights of their pairs; kept, since 16 GPUs cost 0.1 s and are published at every change."""
-    weight = dict(zip(combinations(range(gpus), 2), weights, strict=True))
-    return _chain(weight, list(_blocks(weight, tuple(range(gpus)))))
-
-
-def _blocks(weight: Weights, gpus: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Yield blocks of up to four GPUs by recursive bisection; the half with the lowest GPU comes first."""
-    if len(gpus) <= BLOCK:
-        yield from (gpus,) if gpus else ()
-        return
-    half = (len(gpus) + 1) // 2
-    candidates = (
-        combinations(gpus, half) if len(gpus) % 2 else ((gpus[0], *c) for c in combinations(gpus[1:], half - 1))
-    )
-    first = max(candidates, key=lambda c: _inside(weight, c) + _inside(weight, _rest(gpus, c)))
-    yield from _blocks(weight, first)
-    yield from _blocks(weight, _rest(gpus, first))
-
-
-def _chain(weight: Weights, blocks: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """Order the GPUs inside the blocks so that the sum over neighbours is largest; of equals the first by number.
-
-    Only the last GPU of a block matters to what follows, so one best beginning for each last GPU is kept.
-    """
-    best: list[tuple[int, ...]] = [()]
-    for block in blocks:
-        ends: dict[int, tuple[int, ...]] = {}
-        for tail in permutations(block):
-            longer = min((begin + tail for begin in best), key=lambda chain: _rank(weight, chain))
-            ends[tail[-1]] = min(longer, ends.get(tail[-1], longer), key=lambda chain: _rank(weight, chain))
-        best = list(ends.values())
-    return min(best, key=lambda chain: _rank(weight, chain))
-
-
-def _rank(weight: Weights, chain: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    return -sum(weight[min(pair), max(pair)] for pair in pairwise(chain)), chain
-
-
-def _weight(machine: node.NodeTopology, a: int, b: int) -> int:
-    """Return how much two GPUs belong together."""
-    links = next((link.links for link in machine.nvlinks if (link.a, link.b) == (a, b)), 0)
-    return links * LINK_WEIGHT + CLOSENESS_WEIGHT[distance.between(machine.gpus[a], machine.gpus[b])]
-
-
-def _inside(weight: Weights, gpus: tuple[int, ...]) -> int:
-    return sum(weight[pair] for pair in combinations(gpus, 2))
-
-
-def _rest(gpus: tuple[int, ...], taken: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(g for g in gpus if g not in taken)
 
 
 def _gpu(index: int) -> str:

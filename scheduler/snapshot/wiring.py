@@ -80,7 +80,7 @@ class Wiring:
 def wiring(machine: node.NodeTopology) -> Wiring:
     """Return the wiring of a machine."""
     gpus, nics = machine.gpus, machine.nics
-    nvlink = tuple(tuple(round(gbps * 1000) for gbps in row) for row in machine.link_gbps().tolist())
+    nvlink = tuple(tuple(round(gbps * 1000) for gbps in row) for row in machine.link_gbps())
     slots = tuple(PCIE_MBPS.get(gpu.model.architecture, UNKNOWN_PCIE_MBPS) for gpu in gpus)
     apart = [[distance.between(a, b) for b in gpus] for a in gpus]
     edges = tuple(

@@ -60,10 +60,9 @@ def _range(numbers: Sequence[int]) -> str:
 def _description(machine: node.NodeTopology) -> tuple[str, ...]:
     models = ", ".join(dict.fromkeys(gpu.model.name for gpu in machine.gpus)) or "-"
     cut = sum(gpu.mig_enabled for gpu in machine.gpus)
-    pairs = machine.link_gbps()
     # Through switches every pair shares the same links of a GPU; direct links of several pairs add up.
     switched = machine.nvswitches or any(gpu.fabric_id for gpu in machine.gpus)
-    per_gpu = (pairs.max(axis=1) if switched else pairs.sum(axis=1)).max() if machine.nvlinks else 0
+    per_gpu = max(map(max if switched else sum, machine.link_gbps()), default=0)
     fastest = f"{per_gpu:.0f} GB/s" if per_gpu else "-"
     gpus = f"{len(machine.gpus)} ({cut} MIG)" if cut else str(len(machine.gpus))
     cpus = f"{machine.cpu_milli / 1000:g}" if machine.cpu_milli else "-"

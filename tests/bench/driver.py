@@ -1,185 +1,229 @@
 """The DRA driver: prepares through a real socket, publishing, the process from start to idle, and what first fit takes."""
 
 import asyncio
-import os
-import subprocess
-import sys
-import tempfile
+import functools
+import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-import psutil
-import structlog
-
-from dra_driver import instance, sockets
+from dra_driver import claim
 from dra_driver.publish import publisher
-from scheduler.model import machines, slices
+from scheduler.apiserver import paths
+from scheduler.model import device, machines, node, slices
 from scheduler.snapshot import subsets, wiring
-from tests.bench import figure
-from tests.driver import first_fit, host, kubelet, measure, objects, test_publisher
-from tests.hardware import library, machine, sysfs
+from tests.bench import figure, served, site
+from tests.driver import first_fit
 
-ROUNDS = 100
-BATCHES = 20
+ROUNDS = 300
 BATCH = 32
+PUBLICATIONS = 21
 SEEDS = range(1, 4)
-READY_S = 30.0
-IDLE_S = 3.0
+DEVICES = 208
+"""Eight A100 with all their partitions."""
+IDLE_S = 30.0
+STORMS = 5
+READINGS = 30
 
-KUBECONFIG = """apiVersion: v1
-kind: Config
-clusters: [{name: none, cluster: {server: "http://127.0.0.1:9"}}]
-users: [{name: none, user: {}}]
-contexts: [{name: none, context: {cluster: none, user: none}}]
-current-context: none
-"""
-"""An API server that does not answer: what is measured with it is the node's part alone."""
+WORKS = {"1 GPU": 1, "8 GPU": 1, f"{BATCH} claims": BATCH, f"{BATCH} calls": BATCH}
+"""Kinds of calls, and how many claims each reads: one claim in a call, many in one call, many calls at once."""
 
-Times = dict[str, list[float]]
+
+@dataclass
+class Times:
+    """Of one kind of call, s: how long each took, and each fsync of the driver during it."""
+
+    took: list[float] = field(default_factory=list)
+    fsyncs: list[list[float]] = field(default_factory=list)
+
+    def floor(self, read_s: float) -> float:
+        """Return what no driver that keeps its promises can beat: the claims read, and the files on the disk."""
+        count = statistics.median(map(len, self.fsyncs))
+        return read_s + count * statistics.median([each for call in self.fsyncs for each in call])
 
 
 class Bench:
-    """Runs each experiment on first use and keeps its times, ms."""
+    """Runs each experiment on first use and keeps what it found."""
 
-    def __init__(self) -> None:
-        self._times: Times = {}
-        self._process: tuple[float, float] | None = None
+    @functools.cached_property
+    def calls(self) -> dict[str, Times]:
+        return asyncio.run(calls())
 
-    def quantile(self, name: str, share: float) -> tuple[float, str]:
-        """Return a quantile of the times of one kind of call."""
-        if not self._times:
-            self._times = asyncio.run(calls())
-        ranked = sorted(self._times[name])
-        floor = sorted(self._times["durable file"])[ROUNDS // 2]
-        return ranked[min(len(ranked) - 1, int(len(ranked) * share))], f"n {len(ranked)}, one durable file {floor:.2f}"
+    @functools.cached_property
+    def idle(self) -> tuple[float, float, float]:
+        return asyncio.run(idle())
+
+    @functools.cached_property
+    def publishing(self) -> tuple[list[float], list[float]]:
+        return asyncio.run(publications())
+
+    def quantile(self, call: str, work: str, share: float) -> tuple[float, str]:
+        """Return a quantile of one kind of call, ms."""
+        times = self.calls[f"{call} {work}"]
+        return 1e3 * quantile(times.took, share), f"n {len(times.took)}, {self._limit(call, work)}"
+
+    def times_the_limit(self, call: str, work: str) -> tuple[float, str]:
+        """Return the median of one kind of call over what its fsyncs and the read of its claims take alone."""
+        times = self.calls[f"{call} {work}"]
+        return statistics.median(times.took) / times.floor(self._read(call, work)), self._limit(call, work)
+
+    def _read(self, call: str, work: str) -> float:
+        """Return how long it takes to read the claims, s; an unprepare reads none."""
+        return statistics.median(self.calls[f"read {WORKS[work]}"].took) if call == "prepare" else 0.0
+
+    def _limit(self, call: str, work: str) -> str:
+        times, read = self.calls[f"{call} {work}"], self._read(call, work)
+        count = statistics.median(map(len, times.fsyncs))
+        one = statistics.median([each for made in times.fsyncs for each in made])
+        told = f"limit {1e3 * times.floor(read):.2f} ms: {count:g} fsyncs of {1e3 * one:.2f} ms"
+        return f"{told}, claims read {1e3 * read:.2f} ms" if read else told
 
     def registered(self) -> tuple[float, str]:
         """Return the time from the start of the process until the kubelet has it, s."""
-        return self._run()[0], "the command, imports and discovery of 8 GPUs included; API server unreachable"
+        return self.idle[0], "the command, imports and discovery of 8 GPUs included"
 
     def resident(self) -> tuple[float, str]:
-        """Return the resident memory of the process some seconds later, MiB."""
-        return self._run()[1], f"{IDLE_S:g} s after registration; 8 GPUs; API server unreachable"
+        """Return the highest resident memory of the idle process, MiB."""
+        first, after = self.idle[1:]
+        told = f"8 GPUs in MIG mode, health watched, scraped; {first:.1f} before and {after:.1f} after {STORMS} storms"
+        return max(first, after), f"{told} of {BATCH} claims; {IDLE_S:g} s idle, highest of {READINGS}"
 
-    def _run(self) -> tuple[float, float]:
-        if self._process is None:
-            self._process = asyncio.run(process())
-        return self._process
+    def publish(self, again: bool) -> tuple[float, str]:
+        """Return the time of a first publication, or of one without a change, ms."""
+        times = self.publishing[again]
+        return 1e3 * statistics.median(
+            times
+        ), f"{DEVICES} devices over HTTP, {'no' if again else 'every'} write, n {len(times)}"
 
 
-async def calls() -> Times:
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that a share of the values does not exceed."""
+    ranked = sorted(values)
+    return ranked[max(0, -(-len(ranked) * round(1000 * share) // 1000) - 1)]
+
+
+async def calls() -> dict[str, Times]:
     """Prepare and unprepare one GPU, eight, and many shares of GPUs in one call and in as many at once."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    times: Times = {}
-    with tempfile.TemporaryDirectory(prefix="muster-") as folder:
-        root, topology, claims = Path(folder) / "n", host.machine(), host.Claims()
-        host.lay_out(root, topology)
-        running = instance.Instance(
-            host.parts(root, topology, claims),
-            sockets.of_instance(host.DRIVER, root / "r", root / host.PLUGINS),
-            "boot",
-        )
-        await running.start()
-        async with kubelet.Kubelet(root / "r") as node:
-            await node.scan()
-            times["durable file"] = _ms(measure.fsyncs(root / host.PLUGINS, ROUNDS))
-            for gpus in (1, 8):
-                wanted = claims.add(objects.claim(gpus, *(f"gpu-{i}" for i in range(gpus))))
-                await _record(times, f"{gpus} GPU", node, [wanted], ROUNDS)
-            parts = [
-                claims.add(objects.claim(100 + i, objects.share(f"gpu-{i % 8}", f"s{i}", 250))) for i in range(BATCH)
-            ]
-            await _record(times, f"{BATCH} claims", node, parts, BATCHES)
-            times[f"prepare {BATCH} calls"] = [await _at_once(node, parts) for _ in range(BATCHES)]
-        await running.stop()
+    async with site.serving(machines.build("dgx-a100", served.NODE)) as here:
+        one = await here.claim("one", "gpu-0")
+        eight = await here.claim("eight", *(f"gpu-{i}" for i in range(8)))
+        parts = [await here.claim(f"part-{i}", share(i)) for i in range(BATCH)]
+        times = {f"read {len(batch)}": await reads(here, batch) for batch in ([one], parts)}
+        for work, claims in (("1 GPU", [one]), ("8 GPU", [eight]), (f"{BATCH} claims", parts)):
+            times |= await measured(here, work, [claims])
+        return times | await measured(here, f"{BATCH} calls", [[each] for each in parts])
+
+
+def share(number: int) -> dict[str, object]:
+    """Return a quarter of one of eight GPUs."""
+    return {"device": f"gpu-{number % 8}", "shareID": f"s{number}", "consumedCapacity": {"milli": "250"}}
+
+
+async def reads(here: site.Site, claims: Sequence[claim.Reference]) -> Times:
+    """Read claims from the API server, all at once, as often as they are prepared."""
+    times = Times()
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        await asyncio.gather(*(here.api.get(f"{site.CLAIMS}/{each.name}") for each in claims))
+        times.took.append(time.perf_counter() - began)
     return times
 
 
-async def _record(times: Times, name: str, node: kubelet.Kubelet, claims: Sequence[object], rounds: int) -> None:
-    prepares, unprepares = await measure.timed(node, claims, rounds)
-    times[f"prepare {name}"], times[f"unprepare {name}"] = _ms(prepares), _ms(unprepares)
+async def measured(here: site.Site, work: str, batches: Sequence[Sequence[claim.Reference]]) -> dict[str, Times]:
+    """Prepare and unprepare batches of claims again and again, a call for each batch, all begun at once."""
+    prepares, unprepares = Times(), Times()
+    for _ in range(ROUNDS):
+        answers = await timed(here, prepares, [here.kubelet.prepare(*batch) for batch in batches])
+        if failed := [each.error for answer in answers for each in answer.values() if each.error]:
+            raise figure.Missing(f"prepare failed: {failed[0]}")
+        errors = await timed(here, unprepares, [here.kubelet.unprepare(*batch) for batch in batches])
+        if failed := [each for answer in errors for each in answer.values() if each]:
+            raise figure.Missing(f"unprepare failed: {failed[0]}")
+    return {f"prepare {work}": prepares, f"unprepare {work}": unprepares}
 
 
-async def _at_once(node: kubelet.Kubelet, claims: Sequence[object]) -> float:
-    """Return how long as many calls as claims take, all begun at once."""
+async def timed(here: site.Site, times: Times, made: Sequence[Awaitable[dict]]) -> list[dict]:
+    """Make calls at once; keep how long all took and the fsyncs of the driver meanwhile."""
+    before = len(here.fsyncs())
     began = time.perf_counter()
-    answers = await asyncio.gather(*(node.prepare(each) for each in claims))
-    took = 1e3 * (time.perf_counter() - began)
-    if failed := [a.error for answer in answers for a in answer.values() if a.error]:
-        raise figure.Missing(f"prepare failed: {failed[0]}")
-    await node.unprepare(*claims)
-    return took
+    answers = await asyncio.gather(*made)
+    times.took.append(time.perf_counter() - began)
+    times.fsyncs.append(here.fsyncs(before))
+    return answers
 
 
-def _ms(seconds: Sequence[float]) -> list[float]:
-    return [1e3 * each for each in seconds]
+def cut(name: str) -> node.NodeTopology:
+    """Return a DGX A100 in MIG mode without NICs: `DEVICES` devices."""
+    built = machines.build("dgx-a100", name)
+    return replace(built, gpus=tuple(replace(gpu, mig_enabled=True) for gpu in built.gpus), nics=())
 
 
-async def process() -> tuple[float, float]:
-    """Start the command on a folder that looks like a node; return seconds to registration and idle MiB."""
-    with tempfile.TemporaryDirectory(prefix="muster-") as folder:
-        home = Path(folder)
-        topology = machines.build("dgx-a100", "n1")
-        sysfs.render(topology, home / "root")
-        for name in ("registry", "plugins", "cdi"):
-            (home / name).mkdir()
-        (home / "kubeconfig").write_text(KUBECONFIG)
-        given = {name: home / name for name in ("registry", "plugins", "cdi", "root", "kubeconfig")}
-        given |= {"host-root": home / "root"}
-        argv = [sys.executable, "-c", "from dra_driver import cli; cli.main()", "run", "--node-name=n1"]
-        argv += [f"--{name}={value}" for name, value in given.items()]
-        state = machine.render(topology, home)
-        environment = os.environ | {"LD_LIBRARY_PATH": str(library.folder()), "MUSTER_NVML_STATE": str(state)}
-        with (home / "log").open("wb") as log:
-            began = time.monotonic()
-            child = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
-        try:
-            return await _watched(child, home, began)
-        finally:
-            child.kill()
-            child.wait(10)
+async def idle() -> tuple[float, float, float]:
+    """Return seconds to registration, and the highest MiB of the idle process before and after storms of claims."""
+    async with site.serving(cut(served.NODE)) as here, asyncio.TaskGroup() as group:
+        if len(await here.published()) != DEVICES:
+            raise figure.Missing(f"{len(await here.published())} devices are published, not {DEVICES}")
+        watching = group.create_task(here.watch_health())
+        first = await highest(here)
+        claims = [await here.claim(f"part-{i}", name) for i, name in enumerate(partitions(cut(served.NODE)))]
+        for _ in range(STORMS):
+            await asyncio.gather(*(here.kubelet.prepare(each) for each in claims))
+            await asyncio.gather(*(here.kubelet.unprepare(each) for each in claims))
+        after = await highest(here)
+        watching.cancel()
+        return here.registered_s, first, after
 
 
-async def _watched(child: subprocess.Popen[bytes], home: Path, began: float) -> tuple[float, float]:
-    async with kubelet.Kubelet(home / "registry") as node:
-        while not node.plugins:
-            if child.poll() is not None or time.monotonic() - began > READY_S:
-                raise figure.Missing(f"the driver did not register: {(home / 'log').read_text()[-800:]}")
-            await asyncio.sleep(0.01)
-            await node.scan()
-        took = time.monotonic() - began
-        await asyncio.sleep(IDLE_S)
-        if child.poll() is not None:
-            raise figure.Missing(f"the driver ended: {(home / 'log').read_text()[-800:]}")
-        return took, psutil.Process(child.pid).memory_info().rss / 2**20
+async def highest(here: site.Site) -> float:
+    """Return the highest of some readings of memory, after a while and with metrics read between."""
+    await asyncio.sleep(IDLE_S)
+    found = []
+    for _ in range(READINGS):
+        await here.scrape()
+        await asyncio.sleep(0.2)
+        found.append(here.resident())
+    return max(found)
 
 
-def published(again: bool) -> tuple[float, str]:
-    """Return the time of a first publication of eight GPUs with all MIG partitions, or of one without a change, ms."""
-    found = machines.build("dgx-a100", "n1")
-    found = replace(found, gpus=tuple(replace(gpu, mig_enabled=True) for gpu in found.gpus))
-    found = replace(found, nics=())
-    times, writes = [], 0
-    for _ in range(11):
-        api = test_publisher.Api()
-        made = test_publisher.driver(api, found)
-        if again:
-            asyncio.run(made.publish())
-        before = len(api.writes)
-        times.append(_timed(made))
-        writes = len(api.writes) - before
-    devices = sum(len(item["spec"].get("devices") or ()) for item in slices.encode(found))
-    return sorted(times)[5], f"{devices} devices, {writes} writes, API server in memory, median of 11"
+def partitions(machine: node.NodeTopology) -> list[str]:
+    """Return four of the smallest partitions of each GPU."""
+    profile: device.MigProfile = min(machine.gpus[0].model.mig, key=lambda one: (one.memory_slices, one.name))
+    return [
+        f"{gpu.name}-mig-{profile.name.replace('.', '')}-{profile.profile_id}-{start}"
+        for gpu in machine.gpus
+        for start in profile.starts[:4]
+    ]
 
 
-def _timed(made: publisher.Publisher) -> float:
+async def publications() -> tuple[list[float], list[float]]:
+    """Publish nodes of `DEVICES` devices; return the times of the first and of the second publication of each, s."""
+    first, again = [], []
+    async with site.serving(machines.build("dgx-a100", served.NODE)) as here:
+        for number in range(PUBLICATIONS):
+            name = f"published-{number}"
+            await here.api.create(
+                paths.of("v1", "nodes"), {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            )
+            made = publisher.Publisher(here.api, name)
+            made.want(publisher.Wanted(cut(name)))
+            first.append(await lasting(made.publish))
+            writes = made.stats.creates
+            again.append(await lasting(made.publish))
+            if not writes or (made.stats.creates, made.stats.updates, made.stats.deletes) != (writes, 0, 0):
+                raise figure.Missing(f"a second publication wrote: {made.stats}")
+            found, _ = await here.api.list(site.SLICES, fieldSelector=f"spec.nodeName={name}")
+            if (count := sum(len(item["spec"].get("devices") or ()) for item in found)) != DEVICES:
+                raise figure.Missing(f"{count} devices are published, not {DEVICES}")
+    return first, again
+
+
+async def lasting(call: Callable[[], Awaitable[None]]) -> float:
     began = time.perf_counter()
-    asyncio.run(made.publish())
-    return 1e3 * (time.perf_counter() - began)
+    await call()
+    return time.perf_counter() - began
 
 
+@functools.cache
 def optimal(kind: str, ours: bool) -> tuple[float, str]:
     """Return how often first fit takes the widest ring that is free, %, in our order or by index; mean of three seeds."""
     found = machines.build(kind, "n1")
@@ -199,12 +243,12 @@ def measurements() -> Iterator[tuple[str, figure.Measurement]]:
     """Return the figures in the order of the table."""
     made = Bench()
     for call in ("prepare", "unprepare"):
-        for what in ("1 GPU", "8 GPU", f"{BATCH} claims"):
+        for work in WORKS:
             for label, share in (("p50", 0.5), ("p99", 0.99)):
-                yield f"{call} {label}: {what}", lambda n=f"{call} {what}", q=share: made.quantile(n, q)
-    yield f"prepare p50: {BATCH} calls", lambda: made.quantile(f"prepare {BATCH} calls", 0.5)
-    yield "publish", lambda: published(again=False)
-    yield "publish: no change", lambda: published(again=True)
+                yield f"{call} {label}: {work}", lambda c=call, w=work, s=share: made.quantile(c, w, s)
+            yield f"{call} p50, times the limit: {work}", lambda c=call, w=work: made.times_the_limit(c, w)
+    yield "publish", lambda: made.publish(again=False)
+    yield "publish: no change", lambda: made.publish(again=True)
     yield "start to registered", made.registered
     yield "resident memory idle", made.resident
     for kind in machines.KINDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -12,12 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from scheduler.apiserver import client, paths
 from scheduler.model import node as model_node
+from tests.driver import metrics
 from tests.hardware import library, machine, state, sysfs
 from tests.testbed import cluster as clusters
-from tests.testbed import fixtures, node, objects, process
+from tests.testbed import fixtures, kubeconfig, node, objects, process
 
 DRIVER = "gpu.muster.dev"
+DEPLOY = Path(__file__).parents[2] / "deploy/driver"
+SPACE, ACCOUNT = "muster-system", "muster-dra-driver"
+SLICES = paths.of(paths.RESOURCE, "resourceslices")
 REGISTERED = "the kubelet has registered the driver"
 Object = dict[str, Any]
 
@@ -41,6 +49,8 @@ class Driver:
     machine: model_node.NodeTopology
     folder: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    kubeconfig: Path | None = None
+    """Of the account that the driver has, where it is not the administrator's."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +69,7 @@ class Driver:
     def argv(self, pod_uid: str = "") -> list[str]:
         options = {
             "node-name": self.node.name,
-            "kubeconfig": self.home.kubeconfig,
+            "kubeconfig": self.kubeconfig or self.home.kubeconfig,
             "registry": self.node.root / "plugins_registry",
             "plugins": self.plugins,
             "cdi": self.node.cdi,
@@ -77,19 +87,33 @@ class Driver:
 
     def start(self, pod_uid: str = "", deadline_s: float = 30.0) -> float:
         """Start an instance, return after how many seconds the kubelet had registered it."""
-        began, before = time.monotonic(), self.told().count(REGISTERED)
-        with self.log.open("ab") as log:
+        began, before = time.monotonic(), self.told(pod_uid).count(REGISTERED)
+        with self.log_of(pod_uid).open("ab") as log:
             self.running[pod_uid] = subprocess.Popen(self.argv(pod_uid), stdout=log, stderr=log, env=self.environment())
         wait("registration", lambda: self._registered(pod_uid, before), deadline_s)
         return time.monotonic() - began
 
     def _registered(self, pod_uid: str, before: int) -> bool:
         code = self.running[pod_uid].poll()
-        assert code is None, f"the driver ended with code {code}:\n{self.told()[-4000:]}"
-        return self.told().count(REGISTERED) > before
+        assert code is None, f"the driver ended with code {code}:\n{self.told(pod_uid)[-4000:]}"
+        return self.told(pod_uid).count(REGISTERED) > before
 
-    def told(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
+    def log_of(self, pod_uid: str) -> Path:
+        """Return the log of the instance of a pod; what has no pod UID writes into `log`."""
+        return self.log.with_name(f"driver-{pod_uid}.log") if pod_uid else self.log
+
+    def told(self, pod_uid: str = "") -> str:
+        log = self.log_of(pod_uid)
+        return log.read_text() if log.exists() else ""
+
+    def calls(self, pod_uid: str, method: str) -> list[Object]:
+        """Return the records of an instance about calls that ended, oldest first."""
+        records = [json.loads(line) for line in self.told(pod_uid).splitlines() if line.startswith("{")]
+        return [one for one in records if one["event"] == "call ended" and one["method"] == method]
+
+    def resident(self, pod_uid: str = "") -> float:
+        """Return the resident memory of an instance, MiB."""
+        return psutil.Process(self.running[pod_uid].pid).memory_info().rss / 2**20
 
     def kill(self, pod_uid: str = "") -> None:
         """End an instance with SIGKILL."""
@@ -101,7 +125,7 @@ class Driver:
         """End an instance with SIGTERM; its exit code must be 0."""
         one = self.running.pop(pod_uid)
         one.terminate()
-        assert one.wait(deadline_s) == 0, self.told()[-3000:]
+        assert one.wait(deadline_s) == 0, self.told(pod_uid)[-3000:]
 
     def close(self) -> None:
         for pod_uid in list(self.running):
@@ -167,6 +191,14 @@ def pod_object(space: fixtures.Space, name: str) -> Object:
     return found
 
 
+def pod(driver: Driver, name: str, claim_name: str, **spec: Any) -> Object:
+    """Return a pod on the driver's node with a claim, whose container tries to open each GPU of the node."""
+    made = objects.pod(name, ["run"], driver.node.name, claims=[claim_name], **spec)
+    tried = ",".join(f"195:{gpu.index}" for gpu in driver.machine.gpus)
+    made["spec"]["containers"][0]["env"].append({"name": "PROBE", "value": tried})
+    return made
+
+
 def phase(space: fixtures.Space, name: str) -> str:
     return str((pod_object(space, name).get("status") or {}).get("phase", ""))
 
@@ -176,10 +208,19 @@ def running(space: fixtures.Space, *names: str, deadline_s: float = 60.0) -> Non
         wait(f"pod {name} runs", lambda name=name: phase(space, name) == "Running", deadline_s)
 
 
-def report(on: node.Node, space: fixtures.Space, name: str) -> Object:
-    """Return what the container of a pod said about itself."""
-    text = wait(f"report of {name}", lambda: on.pod_log(space.name, name), 20)
-    found: Object = json.loads(text.splitlines()[0])
+def restarts(space: fixtures.Space, name: str) -> int:
+    containers = (pod_object(space, name).get("status") or {}).get("containerStatuses") or ()
+    return sum(one["restartCount"] for one in containers)
+
+
+def report(on: node.Node, space: fixtures.Space, name: str, restart: int = 0) -> Object:
+    """Return what the container of a pod said about itself when it started, the first or a later time."""
+
+    def lines() -> list[str]:
+        return on.pod_log(space.name, name).splitlines()
+
+    told = wait(f"report {restart} of {name}", lambda: len(lines()) > restart and lines(), 20)
+    found: Object = json.loads(told[restart])
     return found
 
 
@@ -216,34 +257,82 @@ def taints(driver: Driver, device: str) -> list[str]:
     return [one["key"] for one in driver.devices().get(device, {}).get("taints") or ()]
 
 
-def unhealthy(space: fixtures.Space, name: str) -> str:
-    """Return what a pod's status says about its unhealthy devices; "" without one."""
+def health(space: fixtures.Space, name: str) -> list[tuple[str, str]]:
+    """Return health and message of each device in a pod's status."""
     containers = (pod_object(space, name).get("status") or {}).get("containerStatuses") or ()
-    told = [
-        f"{resource.get('message', '')} ({resource['resourceID']})"
+    return [
+        (resource.get("health", ""), resource.get("message", ""))
         for container in containers
         for status in container.get("allocatedResourcesStatus") or ()
         for resource in status.get("resources") or ()
-        if resource.get("health") == "Unhealthy"
     ]
-    return "; ".join(told)
 
 
-def gaps(driver: Driver, until: Callable[[list[Object]], bool], deadline_s: float = 60.0) -> float:
-    """Return how long the node was without its slices, from the last look that saw the old ones to `until`."""
+def complete(found: Sequence[Object]) -> bool:
+    """Tell whether these slices are a whole pool of one generation."""
+    pools = [one["spec"]["pool"] for one in found]
+    return bool(pools) and len(pools) == pools[0]["resourceSliceCount"] and len({p["generation"] for p in pools}) == 1
+
+
+async def gap(driver: Driver, before: Sequence[Object], deadline_s: float = 60.0) -> float:
+    """Return how long the node was without a complete pool, from the last look that saw an old slice."""
+    old = {one["metadata"]["uid"] for one in before}
     last = time.monotonic()
-    for _ in process.until(deadline_s, 0.02):
-        began, found = time.monotonic(), driver.slices()
-        if until(found):
-            return time.monotonic() - last
-        if found:
-            last = began
-    raise AssertionError(f"no new slices within {deadline_s:g} s")
+    async with await client.Client.connect(driver.home.kubeconfig) as api, asyncio.timeout(deadline_s):
+        while True:
+            began = time.monotonic()
+            found, _ = await api.list(SLICES, fieldSelector=f"spec.nodeName={driver.node.name}")
+            uids = {one["metadata"]["uid"] for one in found}
+            if complete(found) and not old & uids:
+                return time.monotonic() - last
+            if uids & old:
+                last = began
+            await asyncio.sleep(0.02)
 
 
-def instances(driver: Driver) -> list[str]:
-    """Return the UUIDs of the MIG devices that exist."""
+def counted(driver: Driver) -> dict[str, float]:
+    """Return how many calls to the driver the node's kubelet counted since it started, by how they ended."""
+    told = driver.home.kubectl("get", "--raw", f"/api/v1/nodes/{driver.node.name}/proxy/metrics")
+    found: dict[str, float] = {}
+    for labels, value in metrics.samples(told, "dra_grpc_operations_duration_seconds_count", driver_name=DRIVER):
+        found[labels["grpc_status_code"]] = found.get(labels["grpc_status_code"], 0) + value
+    return found
+
+
+def account(home: clusters.Cluster, node_name: str, folder: Path) -> Path:
+    """Apply the driver's roles, policy and classes, and return the kubeconfig of its account on a node."""
+    for file in ("namespace", "rbac", "policy", "classes"):
+        home.kubectl("apply", "-f", str(DEPLOY / f"{file}.yaml"))
+    owner = objects.pod(f"driver-on-{node_name}", node=node_name)
+    owner["spec"]["serviceAccountName"] = ACCOUNT
+    home.kubectl("-n", SPACE, "apply", "-f", "-", stdin=text(owner))
+    bound = "jsonpath={.spec.nodeName}"
+    name = owner["metadata"]["name"]
+    wait("the account's pod is on its node", lambda: home.kubectl("-n", SPACE, "get", "pod", name, "-o", bound))
+    token = home.kubectl(
+        "-n", SPACE, "create", "token", ACCOUNT, "--bound-object-kind=Pod", f"--bound-object-name={name}"
+    )
+    path = folder / "account.kubeconfig"
+    kubeconfig.write(path, home.server, home.authority.ca, token.strip())
+    may = ("auth", "can-i", "list", "resourceslices", f"--as=system:serviceaccount:{SPACE}:{ACCOUNT}")
+    wait("its role is known", lambda: home.kubectl(*may, check=False).startswith("yes"))
+    return path
+
+
+def instances(driver: Driver) -> dict[str, tuple[int, int]]:
+    """Return the MIG devices that exist: GPU and number of the GPU instance by UUID."""
     with state.changed(driver.state) as found:
-        return [
-            row.uuid.decode() for gpu in found.gpu[: found.gpus] for row in gpu.instance if row.used and row.ci >= 0
-        ]
+        return {
+            row.uuid.decode(): (index, number)
+            for index, gpu in enumerate(found.gpu[: found.gpus])
+            for number, row in enumerate(gpu.instance)
+            if row.used and row.ci >= 0
+        }
+
+
+def forget_instances(driver: Driver) -> None:
+    """Take all MIG devices away, as a reboot does."""
+    with state.changed(driver.state) as found:
+        for gpu in found.gpu[: found.gpus]:
+            for row in gpu.instance:
+                row.used, row.ci, row.uuid = 0, -1, b""

@@ -23,7 +23,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(arguments: list[str]) -> str:
-    result = click.testing.CliRunner().invoke(discover.discover, arguments)
+    result = click.testing.CliRunner().invoke(discover.command, arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -54,6 +54,6 @@ def test_prints_json_and_pictures(arguments: list[str]) -> None:
 
 def test_says_that_there_is_no_driver(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUSTER_NVML_STATE")
-    result = click.testing.CliRunner().invoke(discover.discover, arguments)
+    result = click.testing.CliRunner().invoke(discover.command, arguments)
     assert result.exit_code == 1
     assert "NVML: nvmlInit: Driver Not Loaded" in result.output

@@ -92,7 +92,15 @@ def test_three_small_partitions_leave_a_large_one(minor: int) -> None:
         assert bool(allocator.allocate(first_fit.Request(profile(large)))) is fits
 
 
-def test_a_cut_gpu_is_given_whole_only_when_nothing_else_is_left() -> None:
+@pytest.mark.parametrize("minor", [34, 37])
+def test_a_cut_gpu_is_given_whole_only_when_nothing_else_is_left(minor: int) -> None:
+    allocator = first_fit.Allocator(cut(minor))
+    others = allocator.allocate(first_fit.Request(first_fit.is_gpu, 7))
+    assert others and "gpu-0" not in {entry["name"] for entry in others}
+    assert [entry["name"] for entry in allocator.allocate(first_fit.Request(first_fit.is_gpu)) or ()] == ["gpu-0"]
+
+
+def test_a_whole_gpu_and_its_partitions_exclude_each_other() -> None:
     allocator = first_fit.Allocator(cut(37))
     found = allocator.allocate(first_fit.Request(first_fit.is_gpu, 8))
     assert found and len({entry["name"] for entry in found}) == 8

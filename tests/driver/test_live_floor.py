@@ -17,11 +17,15 @@ from tests.driver import live
 from tests.driver.test_live import (  # noqa: F401  collected here too, with the fixtures of this file
     GPU,
     WHOLE,
+    dgx,
     driver_on,
+    rights_were_enough,
     test_a_container_sees_its_two_gpus_and_they_are_given_back,
     test_a_kubelet_that_wiped_the_slices_has_them_back_at_once,
     test_a_mig_device_is_made_on_demand_and_removed,
+    test_a_pair_of_a_dgx_1v_has_two_links,
     test_a_reboot_brings_back_what_is_prepared,
+    test_a_reboot_makes_the_mig_devices_of_running_claims_anew,
     test_an_upgrade_under_a_storm_fails_no_prepare,
     test_killed_under_a_pod_it_goes_on,
     test_slices_are_seen_through_the_api,
@@ -38,7 +42,7 @@ GATES = ("DRAPartitionableDevices", "DRAConsumableCapacity")
 @pytest.fixture(scope="module")
 def floor() -> Iterator[clusters.Cluster]:
     fixtures.require(real_nodes=True)
-    made = clusters.Cluster(clusters.Options(version=versions.FLOOR, real_nodes=2))
+    made = clusters.Cluster(clusters.Options(version=versions.FLOOR, real_nodes=2, audited=fixtures.AUDITED))
     made.control.version = replace(made.kubernetes, gates=made.kubernetes.gates + GATES)
     with made.start() as home:
         yield home
@@ -128,3 +132,7 @@ def test_without_taints_a_bad_gpu_is_left_out_and_who_has_it_stays(
 def events(space: fixtures.Space, pod: str) -> str:
     selector = f"--field-selector=involvedObject.name={pod}"
     return space.kubectl("get", "events", selector, "-o", "jsonpath={range .items[*]}{.message}{'\\n'}{end}")
+
+
+def test_the_rights_of_its_account_are_enough_here_too(hgx: live.Driver, floor: clusters.Cluster) -> None:
+    rights_were_enough(floor)

@@ -30,7 +30,7 @@ def render(machine: node.NodeTopology, folder: Path) -> Path:
         for b in machine.gpus:
             far = distance.between(a, b)
             found.gpu[a.index].ancestor[b.index] = 0 if a is b else ANCESTORS[far]
-            found.gpu[a.index].p2p[b.index] = 0 if machine.link_counts()[a.index, b.index] else 1
+            found.gpu[a.index].p2p[b.index] = 0 if machine.link_counts()[a.index][b.index] else 1
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nvml.state"
     path.write_bytes(bytes(found))
@@ -133,7 +133,7 @@ def link(path: Path, gpu: int, number: int, active: bool) -> None:
 
 
 def rule(path: Path, function: str, *, code: int = 0, ms: int = 0, gpu: int = -1, times: int = -1) -> None:
-    """Let a function of the library fail with a code or take some milliseconds."""
+    """Let a function of the library fail with a code or take some milliseconds, at most until the rules are cleared."""
     with state.changed(path) as found:
         found.rule[found.rules] = state.Rule(function.encode(), gpu, code, ms, times)
         found.rules += 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dra_driver.probe import pci
 from scheduler.model import device, node
+from tests.hardware import machine as hardware
 
 Device = device.Gpu | device.Nic | device.Accelerator
 CODES = {
@@ -15,6 +16,12 @@ CODES = {
 """Vendor and device of an accelerator."""
 
 BOOT_ID = "6f1c4f4e-52b7-4f0e-9a0c-1d2f3a4b5c6d"
+LIBRARIES = tuple(f"usr/lib/x86_64-linux-gnu/{name}.so.{hardware.DRIVER}" for name in ("libcuda", "libnvidia-ml"))
+PROGRAM, SOCKET, HOOK = "usr/bin/nvidia-smi", "run/nvidia-persistenced/socket", "usr/bin/nvidia-cdi-hook"
+UVM, CAPS = 235, 238
+"""Major numbers."""
+HOOKED = "hooked.log"
+"""What the hook was told, a line for each run."""
 
 
 def render(machine: node.NodeTopology, root: Path, *, virtual_functions: int = 4) -> None:
@@ -153,18 +160,21 @@ def _host(root: Path, machine: node.NodeTopology) -> None:
     (root / "proc/sys/kernel/random").mkdir(parents=True)
     (root / "proc/sys/kernel/random/boot_id").write_text(BOOT_ID + "\n")
     (root / "proc/meminfo").write_text(f"MemTotal:       {machine.memory_mib * 1024} kB\nMemFree: 1 kB\n")
-    (root / "proc/devices").write_text("Character devices:\n  1 mem\n195 nvidia\n238 nvidia-caps\n\nBlock devices:\n")
+    (root / "proc/devices").write_text(
+        f"Character devices:\n  1 mem\n195 nvidia\n{CAPS} nvidia-caps\n\nBlock devices:\n"
+    )
 
 
 def _driver(root: Path, machine: node.NodeTopology) -> None:
     folder = root / "proc/driver/nvidia"
     (folder / "capabilities/mig").mkdir(parents=True)
-    (folder / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06\n")
+    (folder / "version").write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {hardware.DRIVER}\n")
     _capability(folder / "capabilities/mig/config", 1)
     _capability(folder / "capabilities/mig/monitor", 2)
     node_file(root / "dev/nvidiactl", 195, 255)
-    node_file(root / "dev/nvidia-uvm", 235, 0)
-    node_file(root / "dev/nvidia-uvm-tools", 235, 1)
+    node_file(root / "dev/nvidia-uvm", UVM, 0)
+    node_file(root / "dev/nvidia-uvm-tools", UVM, 1)
+    _user_space(root)
     for gpu in machine.gpus:
         own = folder / "gpus" / gpu.pci_bus_id
         own.mkdir(parents=True)
@@ -176,9 +186,23 @@ def _driver(root: Path, machine: node.NodeTopology) -> None:
         for instance in range(1, 15) if gpu.model.mig else ():
             place = folder / f"capabilities/gpu{gpu.index}/mig/gi{instance}"
             (place / "ci0").mkdir(parents=True)
-            minor = 3 + gpu.index * 136 + instance * 9
+            minor = capability(gpu.index, instance)
             _capability(place / "access", minor)
             _capability(place / "ci0/access", minor + 1)
+
+
+def capability(gpu: int, instance: int) -> int:
+    """Return the minor number of a GPU instance's capability; the one of its compute instance follows."""
+    return 3 + gpu * 136 + instance * 9
+
+
+def _user_space(root: Path) -> None:
+    """Write libraries, a program, a socket and the hook of the GPU driver."""
+    for name in (*LIBRARIES, PROGRAM, SOCKET):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{name}\n")
+    (root / HOOK).write_text(f'#!/bin/sh\necho "$@" >> "{root.resolve() / HOOKED}"\n')
+    (root / HOOK).chmod(0o755)
 
 
 def _capability(path: Path, minor: int) -> None:

@@ -23,6 +23,7 @@ from tests.testbed.fleet import create, presets
 
 REQUIRED = bool(os.environ.get("MUSTER_TESTBED_REQUIRED"))  # .ci/run sets it: a part that is missing is a failure there
 CLUSTERS = ("assumed", "noded", "fleet_500_session", "real_session", "cluster_session")  # fixtures that start one
+AUDITED = "system:serviceaccount:muster-system:muster-dra-driver"  # whose requests the server of real nodes writes down
 LOG_LINES, LOG_WIDTH = 12, 400
 
 
@@ -46,7 +47,7 @@ def cluster_session(kubernetes_version: str) -> Iterator[clusters.Cluster]:
 
 @pytest.fixture(scope="session")
 def real_session(kubernetes_version: str) -> Iterator[clusters.Cluster]:
-    yield from _started(clusters.Options(version=kubernetes_version, real_nodes=2))
+    yield from _started(clusters.Options(version=kubernetes_version, real_nodes=2, audited=AUDITED))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ static int file = -1, references;
 static char devices[MAX_GPUS * (1 + MAX_INSTANCES)], gis[MAX_GPUS * MAX_INSTANCES], cis[MAX_GPUS * MAX_INSTANCES];
 typedef struct { uint64_t seen; u64 mask[MAX_GPUS]; } Set;
 
+#define STEP_MS 20u
 static void nap(u32 ms) { struct timespec t = {ms / 1000, (ms % 1000) * 1000000L}; nanosleep(&t, NULL); }
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* the file's lock is one for all threads */
 static void lock(void) { pthread_mutex_lock(&mutex); flock(file, LOCK_EX); }
@@ -34,14 +35,14 @@ static int gpu_of(void *h) {
 }
 static int mig_of(void *h) { long i = (char *)h - devices; return i < MAX_GPUS ? -1 : (i - MAX_GPUS) % MAX_INSTANCES; }
 
-/* What a test asked of this function: to be slow, or to fail (`left` times; -1 for ever). */
+/* What a test asked of this function: to be slow, no longer than the rules last, or to fail (`left` times; -1 for ever). */
 static int ruled(const char *name, int gpu) {
   if (!S) return UNINITIALIZED;
   for (u32 i = 0; i < S->rules && i < MAX_RULES; i++) {
     Rule_t *r = &S->rule[i];
     if (strcmp(r->name, name) || (r->gpu >= 0 && r->gpu != gpu) || !r->left) continue;
     if (r->left > 0) r->left--;
-    if (r->ms) nap(r->ms);
+    for (u32 left = r->ms, part; left && i < S->rules; left -= part) nap(part = left < STEP_MS ? left : STEP_MS);
     if (r->code) return r->code;
   }
   return OK;

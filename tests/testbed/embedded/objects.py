@@ -43,7 +43,8 @@ class Objects:
 
     # writing
 
-    def create(self, target: Target, obj: Object, manager: str) -> Object:
+    def create(self, target: Target, obj: Object, manager: str, *, trial: bool = False) -> Object:
+        """Store a new object; on trial it is only answered as it would be stored."""
         kind = target.kind
         obj = stored(kind, copy.deepcopy(obj))
         meta = self._named(target, obj)
@@ -63,7 +64,7 @@ class Objects:
         if self.store.get(kind.storage, target.namespace, meta["name"]) is not None:
             raise failure.exists(kind, meta["name"])
         owners.note(kind, None, obj, manager, "", now())
-        return shown(kind, self._stored(kind, obj))
+        return shown(kind, obj if trial else self._stored(kind, obj))
 
     def _named(self, target: Target, obj: Object) -> Object:
         kind, meta = target.kind, obj.setdefault("metadata", {})

@@ -124,7 +124,7 @@ class Server:
             case "GET", False, _:
                 return 200, pages.listed(self.store, target, params)
             case "POST", False, _:
-                return 201, act.create(target, body, manager)
+                return 201, act.create(target, body, manager, trial=params.get("dryRun") == "All")
             case "POST", True, "binding":
                 return 201, act.bind(target, body or {}, manager)
             case "POST", True, "eviction":

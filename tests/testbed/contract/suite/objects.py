@@ -26,6 +26,13 @@ async def test_a_created_object_has_identity_and_version(here: world.World) -> N
     assert await here.api.get(here.path("configmaps", "a")) == made
 
 
+async def test_a_create_on_trial_is_answered_and_not_stored(here: world.World) -> None:
+    made = await here.api.create(here.path("configmaps"), config("a", x="1"), dryRun="All")
+    assert made["metadata"]["uid"] and made["data"] == {"x": "1"}
+    await put(here, "a", x="2")
+    assert (await here.api.get(here.path("configmaps", "a")))["data"] == {"x": "2"}
+
+
 async def test_a_second_of_the_same_name_exists_already(here: world.World) -> None:
     await put(here, "a")
     error = await here.refused(put(here, "a"))

@@ -1,7 +1,7 @@
 // Command pod is the whole test image: one static program that shows what a container was given, waits, fails on
 // request, or passes a token round a ring of its peers.
 //
-//	pod report             print environment, devices and mounts as one line of JSON
+//	pod report             print environment, devices, mounts and device metadata as one line of JSON
 //	pod run [SECONDS]      report, then wait (for ever without SECONDS) until SIGTERM
 //	pod fail [CODE]        report, then end with CODE (1)
 //	pod ring               report, then pass a token in rank order; see ring
@@ -29,21 +29,26 @@ type Report struct {
 	Env      map[string]string `json:"env"`
 	Devices  []Device          `json:"devices"`
 	Mounts   []Mount           `json:"mounts"`
+	Metadata map[string]string `json:"metadata"`
+	Probes   []Device          `json:"probes"`
 	Args     []string          `json:"args"`
 }
 
-// Device is one device node below /dev that is not of every container.
+// Device is one device node below /dev. Open is what opening it for reading and writing said: "" where it opened,
+// ENXIO where the kernel has no driver for it, EPERM where the container may not.
 type Device struct {
 	Path  string `json:"path"`
 	Major uint32 `json:"major"`
 	Minor uint32 `json:"minor"`
+	Open  string `json:"open"`
 }
 
 // Mount is one line of /proc/self/mountinfo.
 type Mount struct {
-	Source string `json:"source"`
-	Target string `json:"target"`
-	Type   string `json:"type"`
+	Source  string `json:"source"`
+	Target  string `json:"target"`
+	Type    string `json:"type"`
+	Options string `json:"options"`
 }
 
 func main() {
@@ -102,7 +107,10 @@ func wait(limit time.Duration) {
 
 func report() {
 	host, _ := os.Hostname()
-	found := Report{Hostname: host, Env: environment(), Devices: devices("/dev"), Mounts: mounts(), Args: os.Args[1:]}
+	found := Report{
+		Hostname: host, Env: environment(), Devices: devices("/dev"), Mounts: mounts(), Metadata: metadata(), Probes: probes(),
+		Args: os.Args[1:],
+	}
 	text, err := json.Marshal(found)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -130,11 +138,66 @@ func devices(root string) []Device {
 			device := uint64(stat.Rdev)
 			major := uint32(device>>8)&0xfff | uint32(device>>32)&^uint32(0xfff)
 			minor := uint32(device)&0xff | uint32(device>>12)&^uint32(0xff)
-			found = append(found, Device{path, major, minor})
+			found = append(found, Device{path, major, minor, opened(path)})
 		}
 		return nil
 	})
 	sort.Slice(found, func(i, j int) bool { return found[i].Path < found[j].Path })
+	return found
+}
+
+// opened returns the name of the error that opening a device gives, "" for none.
+func opened(path string) string {
+	file, err := syscall.Open(path, syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	if err == nil {
+		syscall.Close(file)
+		return ""
+	}
+	for name, code := range map[string]syscall.Errno{
+		"EPERM": syscall.EPERM, "EACCES": syscall.EACCES, "ENXIO": syscall.ENXIO, "ENODEV": syscall.ENODEV,
+	} {
+		if err == code {
+			return name
+		}
+	}
+	return err.Error()
+}
+
+// probes makes nodes of the devices that PROBE names ("195:3,195:4") and opens them: what is not given must be refused.
+func probes() []Device {
+	found := []Device{}
+	for _, pair := range strings.Split(os.Getenv("PROBE"), ",") {
+		left, right, ok := strings.Cut(pair, ":")
+		if !ok {
+			continue
+		}
+		major, _ := strconv.Atoi(left)
+		minor, _ := strconv.Atoi(right)
+		path := fmt.Sprintf("/tmp/probe-%d-%d", major, minor)
+		said := ""
+		if err := syscall.Mknod(path, syscall.S_IFCHR|0o666, major<<8|minor&0xff|(minor&^0xff)<<12); err != nil && err != syscall.EEXIST {
+			said = "mknod: " + err.Error()
+		} else {
+			said = opened(path)
+		}
+		found = append(found, Device{path, uint32(major), uint32(minor), said})
+	}
+	return found
+}
+
+// metadata returns the files that describe the devices of claims, by path.
+func metadata() map[string]string {
+	found := map[string]string{}
+	filepath.Walk("/var/run/kubernetes.io/dra-device-attributes", func(path string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				text = []byte(err.Error())
+			}
+			found[path] = string(text)
+		}
+		return nil
+	})
 	return found
 }
 
@@ -148,8 +211,8 @@ func mounts() []Mount {
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		before, after, ok := strings.Cut(lines.Text(), " - ")
 		head, tail := strings.Fields(before), strings.Fields(after)
-		if ok && len(head) > 4 && len(tail) > 1 {
-			found = append(found, Mount{Source: tail[1], Target: head[4], Type: tail[0]})
+		if ok && len(head) > 5 && len(tail) > 1 {
+			found = append(found, Mount{Source: tail[1], Target: head[4], Type: tail[0], Options: head[5]})
 		}
 	}
 	return found
