@@ -23,6 +23,7 @@ from dra_driver import (
     host_files,
     instance,
     inventory,
+    known,
     locks,
     metadata,
     mig,
@@ -146,13 +147,14 @@ def _forget(status: claims_api.StatusWriter, store: checkpoint.Store) -> None:
 
 async def run(config: settings.Config, probe: interface.Probe) -> None:
     """Discover the node and serve until a signal."""
-    found = await inventory.Inventory.take(probe)
-    config.folder.mkdir(parents=True, exist_ok=True)
     try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        store = checkpoint.Store(config.folder)
+        found = await inventory.Inventory.take(probe, known.File(config.folder, lambda: known.held(store)))
         async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
             measured = work.Work()
             publishing = work.Publisher(api, config.node_name, config.driver, measured, config.own_devices)
-            watching = _watcher(config, probe, found.current())
+            watching = _watcher(config, probe, found.published)
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(watching.found)
             await watching.start()

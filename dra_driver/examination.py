@@ -70,7 +70,7 @@ def _hardware(config: settings.Config) -> Iterator[Finding]:
         yield Finding("hardware", Verdict.FAIL, str(error), "see `discover` on the same node")
         return
     machine = found.topology
-    versions = f", driver {found.driver_release}, CUDA {found.cuda_version}" if machine.gpus else ""
+    versions = f", driver {found.driver_release}, CUDA {machine.cuda_version}" if machine.gpus else ""
     there = f"{len(machine.gpus)} GPUs, {len(machine.accelerators)} accelerators, {len(machine.nics)} NICs{versions}"
     yield Finding("hardware", Verdict.OK, f"{machine.machine}: {there}")
     for problem in found.problems:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
 import structlog
 
-from dra_driver import mig
+from dra_driver import known, mig, naming
 from dra_driver.probe import interface
 from scheduler.model import node
 
@@ -17,23 +17,30 @@ log = structlog.get_logger()
 
 
 class Inventory:
-    """What one probe finds; a `state.Machine`.
+    """What one probe finds, under the names that the devices have for good; a `state.Machine`.
 
     Attributes
     ----------
+    found : Discovered
+        What answers now.
     published : NodeTopology
-        The devices with those GPUs that were found earlier and do not answer now. They stay in the slices, tainted, so
-        that claims on them are evicted and explained, and no other device takes their name.
+        The devices with those GPUs that were found earlier, perhaps by an earlier run, and do not answer now. They stay
+        in the slices, tainted, so that claims on them are evicted and explained.
     """
 
-    def __init__(self, probe: interface.Probe, found: interface.Discovered) -> None:
-        self.probe, self.found, self.published = probe, found, found.topology
+    def __init__(self, probe: interface.Probe, found: interface.Discovered, file: known.File) -> None:
+        self.probe, self._file = probe, file
         self._told: list[Callable[[node.NodeTopology], None]] = []
+        self._raw = found
+        self.found, self.published = self._named(found)
 
     @classmethod
-    async def take(cls, probe: interface.Probe) -> Self:
+    async def take(cls, probe: interface.Probe, file: known.File | None = None) -> Self:
         """Discover once; raises `mig.HardwareError` where the probe finds no way to the hardware."""
-        return cls(probe, await asyncio.to_thread(probe.discover))
+        made = await asyncio.to_thread(lambda: cls(probe, probe.discover(), file or known.File()))
+        for problem in made.found.problems:
+            log.warning("not all of the hardware is as it should be", problem=problem)
+        return made
 
     def current(self) -> node.NodeTopology:
         """Return the devices that can be prepared."""
@@ -46,13 +53,14 @@ class Inventory:
     async def refresh(self) -> None:
         """Discover again; what a failing probe found last stays."""
         try:
-            found = await asyncio.to_thread(self.probe.discover)
+            raw = await asyncio.to_thread(self.probe.discover)
+            if raw == self._raw:
+                return
+            found, published = await asyncio.to_thread(self._named, raw)
         except mig.HardwareError as error:
             log.error("discovery failed; the last result stays", error=str(error))
             return
-        if found == self.found:
-            return
-        self.found, self.published = found, kept(self.published, found.topology)
+        self._raw, self.found, self.published = raw, found, published
         log.info("the devices of the node changed", problems=found.problems)
         for changed in self._told:
             changed(self.published)
@@ -63,30 +71,20 @@ class Inventory:
             await asyncio.sleep(every_s)
             await self.refresh()
 
+    def _named(self, raw: interface.Discovered) -> tuple[interface.Discovered, node.NodeTopology]:
+        """Return what answers and what is published, both under the same names."""
+        try:
+            after = self._file.change(lambda before: naming.merged(raw.topology, before, raw.unlinked))
+        except ValueError as error:
+            raise mig.HardwareError(str(error)) from error
+        published = after.machine or raw.topology
+        here = {gpu.uuid for gpu in raw.topology.gpus}
+        problems = (*raw.problems, *(_missing(gpu.name, gpu.uuid) for gpu in published.gpus if gpu.uuid not in here))
+        return replace(raw, topology=naming.present(published, here), problems=problems), published
 
-def kept(before: node.NodeTopology, now: node.NodeTopology) -> node.NodeTopology:
-    """Return a node as it is now, with the GPUs that it had before in their old places, those too that are gone."""
-    here = {gpu.uuid: gpu for gpu in now.gpus}
-    gone = {gpu.uuid for gpu in before.gpus} - here.keys()
-    if not gone:
-        return now
-    merged = [here.pop(gpu.uuid, gpu) for gpu in before.gpus] + list(here.values())
-    index = {gpu.uuid: i for i, gpu in enumerate(merged)}
-    links = [*_links(now, index), *_links(before, index, gone)]
-    return replace(
-        now,
-        machine=before.machine,
-        gpus=tuple(replace(gpu, index=i) for i, gpu in enumerate(merged)),
-        nvlinks=tuple(sorted(links, key=lambda link: (link.a, link.b))),
-        nvswitches=max(before.nvswitches, now.nvswitches),
+
+def _missing(name: str, uuid: str) -> str:
+    return (
+        f"{name} ({uuid}) was here before and does not answer; repair it, or if it was taken out for good, delete"
+        " devices.json in the driver's folder and start the driver again"
     )
-
-
-def _links(machine: node.NodeTopology, index: Mapping[str, int], among: Collection[str] = ()) -> Iterator[node.NvLink]:
-    """Yield the NVLinks under new indices; with `among` only those of these GPUs."""
-    uuids = [gpu.uuid for gpu in machine.gpus]
-    for link in machine.nvlinks:
-        ends = uuids[link.a], uuids[link.b]
-        if not among or set(ends) & set(among):
-            a, b = sorted(index[uuid] for uuid in ends)
-            yield replace(link, a=a, b=b)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from dra_driver.probe import pci
@@ -17,8 +18,14 @@ CODES = {
 BOOT_ID = "6f1c4f4e-52b7-4f0e-9a0c-1d2f3a4b5c6d"
 
 
-def render(machine: node.NodeTopology, root: Path, *, virtual_functions: int = 4) -> None:
-    """Write everything; device nodes are real where the user is root."""
+def render(
+    machine: node.NodeTopology,
+    root: Path,
+    *,
+    virtual_functions: int = 4,
+    minors: Sequence[int] = range(node.MAX_GPUS),
+) -> None:
+    """Write everything; device nodes are real where the user is root, and their numbers by GPU are `minors`."""
     (root / "sys/bus/pci/devices").mkdir(parents=True)
     bridges = _Bridges(root)
     for item in (*machine.gpus, *machine.nics, *machine.accelerators):
@@ -31,7 +38,7 @@ def render(machine: node.NodeTopology, root: Path, *, virtual_functions: int = 4
     if machine.gpus:
         _nvme(root, bridges, machine)
     _host(root, machine)
-    _driver(root, machine)
+    _driver(root, machine, minors)
 
 
 class _Bridges:
@@ -156,7 +163,7 @@ def _host(root: Path, machine: node.NodeTopology) -> None:
     (root / "proc/devices").write_text("Character devices:\n  1 mem\n195 nvidia\n238 nvidia-caps\n\nBlock devices:\n")
 
 
-def _driver(root: Path, machine: node.NodeTopology) -> None:
+def _driver(root: Path, machine: node.NodeTopology, minors: Sequence[int]) -> None:
     folder = root / "proc/driver/nvidia"
     (folder / "capabilities/mig").mkdir(parents=True)
     (folder / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06\n")
@@ -166,17 +173,18 @@ def _driver(root: Path, machine: node.NodeTopology) -> None:
     node_file(root / "dev/nvidia-uvm", 235, 0)
     node_file(root / "dev/nvidia-uvm-tools", 235, 1)
     for gpu in machine.gpus:
+        number = minors[gpu.index]
         own = folder / "gpus" / gpu.pci_bus_id
         own.mkdir(parents=True)
         (own / "information").write_text(
             f"Model: \t\t {gpu.model.name}\nGPU UUID: \t {gpu.uuid}\nBus Location: \t {gpu.pci_bus_id}\n"
-            f"Device Minor: \t {gpu.index}\n"
+            f"Device Minor: \t {number}\n"
         )
-        node_file(root / f"dev/nvidia{gpu.index}", 195, gpu.index)
+        node_file(root / f"dev/nvidia{number}", 195, number)
         for instance in range(1, 15) if gpu.model.mig else ():
-            place = folder / f"capabilities/gpu{gpu.index}/mig/gi{instance}"
+            place = folder / f"capabilities/gpu{number}/mig/gi{instance}"
             (place / "ci0").mkdir(parents=True)
-            minor = 3 + gpu.index * 136 + instance * 9
+            minor = 3 + number * 136 + instance * 9
             _capability(place / "access", minor)
             _capability(place / "ci0/access", minor + 1)
 
