@@ -35,7 +35,7 @@ from dra_driver import config as settings
 from dra_driver.health import source, taints, watcher
 from dra_driver.metrics import service, work
 from dra_driver.probe import interface
-from dra_driver.publish import publisher
+from dra_driver.publish import publisher, turn
 from scheduler.apiserver import client
 from scheduler.model import node as model_node
 
@@ -153,7 +153,15 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
         found = await inventory.Inventory.take(probe, known.File(config.folder, lambda: known.held(store)))
         async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
             measured = work.Work()
-            publishing = work.Publisher(api, config.node_name, config.driver, measured, config.own_devices)
+            publishing = work.Publisher(
+                api,
+                config.node_name,
+                config.driver,
+                measured,
+                config.own_devices,
+                lists=config.numa_lists,
+                turn=turn.Turn(config.folder),
+            )
             watching = _watcher(config, probe, found.published)
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(watching.found)

@@ -49,6 +49,9 @@ class Config(pydantic.BaseModel):
     dynamic_mig: bool = True
     own_devices: bool = False
     """Publish every device with the taint ``muster.dev/owned``, where the server keeps taints: only Muster gives it out."""
+    numa_lists: bool = False
+    """Publish the NUMA node as a list with its nearest neighbours, where the server keeps lists. All drivers of a cluster
+    must do alike, and selectors that compare it with a number fail then."""
     discover_s: float = pydantic.Field(30.0, ge=1.0)
     health_s: float = pydantic.Field(5.0, ge=0.1)
     sweep_s: float = pydantic.Field(600.0, ge=1.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -75,6 +75,22 @@ def plan(
 def same(new: Slice, old: Slice) -> bool:
     """Tell whether two slices say the same; generations and what the server adds to taints do not count."""
     return _content(new) == _content(old) and _times_agree(new, old)
+
+
+def difference(new: Slice, old: Slice) -> str:
+    """Return the place of the first difference between two slices."""
+    return next(_differences(_content(new)[0], _content(old)[0], "spec"), "metadata.annotations or the time of a taint")
+
+
+def _differences(new: Any, old: Any, place: str) -> Iterator[str]:
+    if isinstance(new, dict) and isinstance(old, dict):
+        for key in sorted(new.keys() | old.keys()):
+            yield from _differences(new.get(key), old.get(key), f"{place}.{key}")
+    elif isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        for i, (one, other) in enumerate(zip(new, old, strict=True)):
+            yield from _differences(one, other, f"{place}[{i}]")
+    elif new != old:
+        yield place
 
 
 def _generation(item: Slice) -> int:
