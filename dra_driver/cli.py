@@ -84,7 +84,8 @@ def run(**values: Any) -> None:
     app.set_up_logs(config.log_level)
     try:
         _ = config.sockets  # a path that is too long is told before anything is started
-        probe = host.probe(roots.Root(config.root), config.node_name, config.library, config.accelerators)
+        root = roots.Root(config.root)
+        probe = host.probe(root, config.node_name, config.library, config.accelerators, config.driver_root)
         asyncio.run(app.run(config, probe))
     except (*STOPPING, ValueError) as error:
         raise click.ClickException(str(error)) from error

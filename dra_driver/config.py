@@ -43,7 +43,7 @@ class Config(pydantic.BaseModel):
     driver_root: str = "/"
     """Where the GPU's user-space driver is, from the host's root."""
     library: Path | None = None
-    """NVML, where the loader does not find ``libnvidia-ml.so.1`` by its name."""
+    """NVML, where it is not in a usual folder below the root of the GPU driver, nor where the loader looks."""
     accelerators: Path | None = None
     """Which PCI functions are accelerators, as YAML; the driver's own mapping where nothing is given."""
     dynamic_mig: bool = True

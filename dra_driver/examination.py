@@ -61,7 +61,8 @@ def _root(config: settings.Config) -> Iterator[Finding]:
 
 def _hardware(config: settings.Config) -> Iterator[Finding]:
     try:
-        probe = host.probe(roots.Root(config.root), config.node_name, config.library, config.accelerators)
+        root = roots.Root(config.root)
+        probe = host.probe(root, config.node_name, config.library, config.accelerators, config.driver_root)
         try:
             found = probe.discover()
         finally:
