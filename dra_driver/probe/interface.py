@@ -65,7 +65,7 @@ class Discovered:
         The driver's own spelling, for example ``"580.65.06"``: names of library files have it.
     gpus, nics : mapping
         By UUID and by name.
-    unlinked : set of str
+    unlinked : tuple of str
         GPUs, by UUID, whose NVLinks could not be read.
     problems : tuple of str
         What could not be read, one sentence each; the devices concerned are left out or incomplete.
@@ -76,7 +76,7 @@ class Discovered:
     gpus: Mapping[str, GpuFacts] = field(default_factory=dict)
     nics: Mapping[str, NicFacts] = field(default_factory=dict)
     nvmes: tuple[Nvme, ...] = ()
-    unlinked: frozenset[str] = frozenset()
+    unlinked: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 

@@ -68,7 +68,7 @@ class NvmlProbe:
             topology=replace(found.topology, driver_version=discovery.semver(release), cuda_version=cuda),
             driver_release=release,
             gpus=seen.facts,
-            unlinked=frozenset(seen.unlinked),
+            unlinked=tuple(sorted(seen.unlinked)),
             problems=(*seen.problems, *found.problems),
         )
 

@@ -72,7 +72,7 @@ def test_discovers_the_machine(kind: str, opened: object) -> None:
     wanted = fixture(kind)
     found = opened(wanted).discover()
     assert unnamed_switches(found.topology) == unnamed_switches(driven(wanted))
-    assert (found.problems, found.unlinked, found.driver_release) == ((), frozenset(), "580.65.06")
+    assert (found.problems, found.unlinked, found.driver_release) == ((), (), "580.65.06")
     assert [found.gpus[gpu.uuid].minor for gpu in wanted.gpus] == list(range(len(wanted.gpus)))
     assert all(facts.total_functions == 16 and len(facts.functions) == 4 for facts in found.nics.values())
     assert [disk.pcie_root for disk in found.nvmes] == [wanted.gpus[0].pcie_root]
@@ -96,7 +96,7 @@ def test_links_that_cannot_be_read_cost_the_other_gpus_nothing(call: str, opened
         probe = opened(wanted, kind)
         machine.rule(tmp_path / kind / "nvml.state", call, code=999, gpu=3)
         found = probe.discover()
-        assert len(found.topology.gpus) == 8 and found.unlinked == {"GPU-node-a-3"}
+        assert len(found.topology.gpus) == 8 and found.unlinked == ("GPU-node-a-3",)
         assert found.problems == ("gpu-3: NVLinks: Unknown Error",)
         counts = wanted.link_counts()
         counts[3, :] = counts[:, 3] = counts[3] * (left > 0)
