@@ -15,6 +15,11 @@ from scheduler.model import node
 
 log = structlog.get_logger()
 
+MISSING = (
+    "{} ({}) was here before and does not answer; repair it, or if it was taken out for good, delete devices.json in the"
+    " driver's folder and start the driver again"
+)
+
 
 class Inventory:
     """What one probe finds, under the names that the devices have for good; a `state.Machine`.
@@ -38,9 +43,14 @@ class Inventory:
     async def take(cls, probe: interface.Probe, file: known.File | None = None) -> Self:
         """Discover once; raises `mig.HardwareError` where the probe finds no way to the hardware."""
         made = await asyncio.to_thread(lambda: cls(probe, probe.discover(), file or known.File()))
-        for problem in made.found.problems:
+        for problem in (*made.found.problems, *made.missing()):
             log.warning("not all of the hardware is as it should be", problem=problem)
         return made
+
+    def missing(self) -> list[str]:
+        """Return a sentence for each GPU that is published and does not answer."""
+        here = {gpu.uuid for gpu in self.found.topology.gpus}
+        return [MISSING.format(gpu.name, gpu.uuid) for gpu in self.published.gpus if gpu.uuid not in here]
 
     def current(self) -> node.NodeTopology:
         """Return the devices that can be prepared."""
@@ -61,7 +71,7 @@ class Inventory:
             log.error("discovery failed; the last result stays", error=str(error))
             return
         self._raw, self.found, self.published = raw, found, published
-        log.info("the devices of the node changed", problems=found.problems)
+        log.info("the devices of the node changed", problems=found.problems, missing=self.missing())
         for changed in self._told:
             changed(self.published)
 
@@ -79,12 +89,4 @@ class Inventory:
             raise mig.HardwareError(str(error)) from error
         published = after.machine or raw.topology
         here = {gpu.uuid for gpu in raw.topology.gpus}
-        problems = (*raw.problems, *(_missing(gpu.name, gpu.uuid) for gpu in published.gpus if gpu.uuid not in here))
-        return replace(raw, topology=naming.present(published, here), problems=problems), published
-
-
-def _missing(name: str, uuid: str) -> str:
-    return (
-        f"{name} ({uuid}) was here before and does not answer; repair it, or if it was taken out for good, delete"
-        " devices.json in the driver's folder and start the driver again"
-    )
+        return replace(raw, topology=naming.present(published, here)), published

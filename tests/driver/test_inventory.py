@@ -160,7 +160,7 @@ async def test_names_outlive_a_driver_that_was_loaded_without_a_gpu(opened: Call
     after = await inventory.Inventory.take(opened(without(want, 2)), known.File(tmp_path))
     assert names(after.published) == names(want) and after.published.nvlinks == want.nvlinks
     assert names(after.current()) == {uuid: name for uuid, name in names(want).items() if name != "gpu-2"}
-    (problem,) = after.found.problems
+    (problem,) = after.missing()
     assert problem.startswith("gpu-2 (GPU-node-a-2) was here before and does not answer")
 
 
