@@ -23,6 +23,7 @@ from dra_driver import (
     host_files,
     instance,
     inventory,
+    known,
     locks,
     metadata,
     mig,
@@ -34,7 +35,7 @@ from dra_driver import config as settings
 from dra_driver.health import source, taints, watcher
 from dra_driver.metrics import service, work
 from dra_driver.probe import interface
-from dra_driver.publish import publisher
+from dra_driver.publish import publisher, turn
 from scheduler.apiserver import client
 from scheduler.model import node as model_node
 
@@ -162,11 +163,23 @@ def _forget(status: claims_api.StatusWriter, store: checkpoint.Store) -> None:
 
 async def run(config: settings.Config, probe: interface.Probe) -> None:
     """Discover the node and serve until a signal."""
-    found = await inventory.Inventory.begin(probe, config.node_name)
     try:
+        with contextlib.suppress(OSError):  # told and tried again by the instance
+            config.folder.mkdir(parents=True, exist_ok=True)
+        store = checkpoint.Store(config.folder)
+        names = known.File(config.folder, lambda: known.held(store))
+        found = await inventory.Inventory.begin(probe, config.node_name, names)
         async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
             measured = work.Work()
-            publishing = work.Publisher(api, config.node_name, config.driver, measured, config.own_devices)
+            publishing = work.Publisher(
+                api,
+                config.node_name,
+                config.driver,
+                measured,
+                config.own_devices,
+                lists=config.numa_lists,
+                turn=turn.Turn(config.folder),
+            )
             watching = _watcher(config, probe, found.published)
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(watching.found)

@@ -101,7 +101,9 @@ def run(**values: Any) -> None:
     try:
         _ = config.sockets  # a path that is too long is told before anything is started
         root = roots.Root(config.root)
-        probe = late.LateProbe(lambda: host.probe(root, config.node_name, config.library, config.accelerators))
+        probe = late.LateProbe(
+            lambda: host.probe(root, config.node_name, config.library, config.accelerators, config.driver_root)
+        )
         asyncio.run(app.run(config, probe))
     except (*STOPPING, ValueError) as error:
         raise click.ClickException(str(error)) from error

@@ -43,12 +43,15 @@ class Config(pydantic.BaseModel):
     driver_root: str = "/"
     """Where the GPU's user-space driver is, from the host's root."""
     library: Path | None = None
-    """NVML, where the loader does not find ``libnvidia-ml.so.1`` by its name."""
+    """NVML, where it is not in a usual folder below the root of the GPU driver, nor where the loader looks."""
     accelerators: Path | None = None
     """Which PCI functions are accelerators, as YAML; the driver's own mapping where nothing is given."""
     dynamic_mig: bool = True
     own_devices: bool = False
     """Publish every device with the taint ``muster.dev/owned``, where the server keeps taints: only Muster gives it out."""
+    numa_lists: bool = False
+    """Publish the NUMA node as a list with its nearest neighbours, where the server keeps lists. All drivers of a cluster
+    must do alike, and selectors that compare it with a number fail then."""
     discover_s: float = pydantic.Field(30.0, ge=1.0)
     health_s: float = pydantic.Field(5.0, ge=0.1)
     sweep_s: float = pydantic.Field(600.0, ge=1.0)

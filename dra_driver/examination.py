@@ -61,7 +61,8 @@ def _root(config: settings.Config) -> Iterator[Finding]:
 
 def _hardware(config: settings.Config) -> Iterator[Finding]:
     try:
-        probe = host.probe(roots.Root(config.root), config.node_name, config.library, config.accelerators)
+        root = roots.Root(config.root)
+        probe = host.probe(root, config.node_name, config.library, config.accelerators, config.driver_root)
         try:
             found = probe.discover()
         finally:
@@ -70,7 +71,7 @@ def _hardware(config: settings.Config) -> Iterator[Finding]:
         yield Finding("hardware", Verdict.FAIL, str(error), "see `discover` on the same node")
         return
     machine = found.topology
-    versions = f", driver {found.driver_release}, CUDA {found.cuda_version}" if machine.gpus else ""
+    versions = f", driver {found.driver_release}, CUDA {machine.cuda_version}" if machine.gpus else ""
     there = f"{len(machine.gpus)} GPUs, {len(machine.accelerators)} accelerators, {len(machine.nics)} NICs{versions}"
     yield Finding("hardware", Verdict.OK, f"{machine.machine}: {there}")
     for problem in found.problems:

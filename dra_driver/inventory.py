@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
 import structlog
 
-from dra_driver import mig
+from dra_driver import known, mig, naming
 from dra_driver.probe import interface
 from scheduler.model import node
 
@@ -17,36 +17,55 @@ RETRY_S = 5.0  # as long as nothing was found
 
 log = structlog.get_logger()
 
+MISSING = (
+    "{} ({}) was here before and does not answer; repair it, or if it was taken out for good, delete devices.json in the"
+    " driver's folder and start the driver again"
+)
+
 
 class Inventory:
-    """What one probe finds; a `state.Machine`.
+    """What one probe finds, under the names that the devices have for good; a `state.Machine`.
 
     Attributes
     ----------
+    found : Discovered
+        What answers now.
     published : NodeTopology
-        The devices with those GPUs that were found earlier and do not answer now. They stay in the slices, tainted, so
-        that claims on them are evicted and explained, and no other device takes their name.
+        The devices with those GPUs that were found earlier, perhaps by an earlier run, and do not answer now. They stay
+        in the slices, tainted, so that claims on them are evicted and explained.
     problem : str
         Why the devices are not known yet; "" once they were found.
     """
 
-    def __init__(self, probe: interface.Probe, found: interface.Discovered, problem: str = "") -> None:
-        self.probe, self.found, self.published, self.problem = probe, found, found.topology, problem
+    def __init__(
+        self, probe: interface.Probe, found: interface.Discovered, file: known.File, problem: str = ""
+    ) -> None:
+        self.probe, self._file, self.problem = probe, file, problem
         self._told: list[Callable[[node.NodeTopology], None]] = []
+        self._raw = found
+        self.found, self.published = (found, found.topology) if problem else self._named(found)
 
     @classmethod
-    async def take(cls, probe: interface.Probe) -> Self:
+    async def take(cls, probe: interface.Probe, file: known.File | None = None) -> Self:
         """Discover once; raises `mig.HardwareError` where the probe finds no way to the hardware."""
-        return cls(probe, await asyncio.to_thread(probe.discover))
+        made = await asyncio.to_thread(lambda: cls(probe, probe.discover(), file or known.File()))
+        for problem in (*made.found.problems, *made.missing()):
+            log.warning("not all of the hardware is as it should be", problem=problem)
+        return made
+
+    def missing(self) -> list[str]:
+        """Return a sentence for each GPU that is published and does not answer."""
+        here = {gpu.uuid for gpu in self.found.topology.gpus}
+        return [MISSING.format(gpu.name, gpu.uuid) for gpu in self.published.gpus if gpu.uuid not in here]
 
     @classmethod
-    async def begin(cls, probe: interface.Probe, node_name: str) -> Self:
+    async def begin(cls, probe: interface.Probe, node_name: str, file: known.File) -> Self:
         """Discover once; as long as the hardware does not answer, nothing is published."""
         try:
-            return await cls.take(probe)
+            return await cls.take(probe, file)
         except (mig.HardwareError, OSError, ValueError) as error:
             log.error("the devices of the node are not known; discovery is tried again", error=str(error))
-            return cls(probe, interface.Discovered(node.NodeTopology(node_name)), str(error))
+            return cls(probe, interface.Discovered(node.NodeTopology(node_name)), file, str(error))
 
     def current(self) -> node.NodeTopology:
         """Return the devices that can be prepared.
@@ -67,16 +86,17 @@ class Inventory:
     async def refresh(self) -> None:
         """Discover again; what a failing probe found last stays."""
         try:
-            found = await asyncio.to_thread(self.probe.discover)
+            raw = await asyncio.to_thread(self.probe.discover)
+            if raw == self._raw and not self.problem:
+                return
+            found, published = await asyncio.to_thread(self._named, raw)
         except (mig.HardwareError, OSError, ValueError) as error:
             log.error("discovery failed; the last result stays", error=str(error))
             self.problem = self.problem and str(error)
             return
         self.problem = ""
-        if found == self.found:
-            return
-        self.found, self.published = found, kept(self.published, found.topology)
-        log.info("the devices of the node changed", problems=found.problems)
+        self._raw, self.found, self.published = raw, found, published
+        log.info("the devices of the node changed", problems=found.problems, missing=self.missing())
         for changed in self._told:
             changed(self.published)
 
@@ -86,30 +106,12 @@ class Inventory:
             await asyncio.sleep(min(every_s, RETRY_S) if self.problem else every_s)
             await self.refresh()
 
-
-def kept(before: node.NodeTopology, now: node.NodeTopology) -> node.NodeTopology:
-    """Return a node as it is now, with the GPUs that it had before in their old places, those too that are gone."""
-    here = {gpu.uuid: gpu for gpu in now.gpus}
-    gone = {gpu.uuid for gpu in before.gpus} - here.keys()
-    if not gone:
-        return now
-    merged = [here.pop(gpu.uuid, gpu) for gpu in before.gpus] + list(here.values())
-    index = {gpu.uuid: i for i, gpu in enumerate(merged)}
-    links = [*_links(now, index), *_links(before, index, gone)]
-    return replace(
-        now,
-        machine=before.machine,
-        gpus=tuple(replace(gpu, index=i) for i, gpu in enumerate(merged)),
-        nvlinks=tuple(sorted(links, key=lambda link: (link.a, link.b))),
-        nvswitches=max(before.nvswitches, now.nvswitches),
-    )
-
-
-def _links(machine: node.NodeTopology, index: Mapping[str, int], among: Collection[str] = ()) -> Iterator[node.NvLink]:
-    """Yield the NVLinks under new indices; with `among` only those of these GPUs."""
-    uuids = [gpu.uuid for gpu in machine.gpus]
-    for link in machine.nvlinks:
-        ends = uuids[link.a], uuids[link.b]
-        if not among or set(ends) & set(among):
-            a, b = sorted(index[uuid] for uuid in ends)
-            yield replace(link, a=a, b=b)
+    def _named(self, raw: interface.Discovered) -> tuple[interface.Discovered, node.NodeTopology]:
+        """Return what answers and what is published, both under the same names."""
+        try:
+            after = self._file.change(lambda before: naming.merged(raw.topology, before, raw.unlinked))
+        except ValueError as error:
+            raise mig.HardwareError(str(error)) from error
+        published = after.machine or raw.topology
+        here = {gpu.uuid for gpu in raw.topology.gpus}
+        return replace(raw, topology=naming.present(published, here)), published

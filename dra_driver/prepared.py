@@ -220,7 +220,3 @@ class Checkpoint:
             for held in entry.devices
             if entry.uid != without and held.gpu_uuid == gpu_uuid and held.share_id and not held.admin_access
         )
-
-    def holders(self, gpu_uuid: str) -> tuple[Claim, ...]:
-        """Return the claims that hold a GPU or a part of it."""
-        return tuple(entry for entry in self.claims.values() if any(d.gpu_uuid == gpu_uuid for d in entry.devices))

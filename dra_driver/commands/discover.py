@@ -119,7 +119,9 @@ def _what(place: Place) -> str:
 
 def _tree(found: interface.Discovered) -> rich.tree.Tree:
     machine = found.topology
-    top = rich.tree.Tree(f"{machine.name}: {machine.machine}, driver {found.driver_release}, CUDA {found.cuda_version}")
+    top = rich.tree.Tree(
+        f"{machine.name}: {machine.machine}, driver {found.driver_release}, CUDA {machine.cuda_version}"
+    )
     branches: dict[tuple[int, str], rich.tree.Tree] = {}
     for place in sorted(places(machine), key=lambda p: (p.numa, p.pcie_root, p.pci_bus_id)):
         if (place.numa, "") not in branches:

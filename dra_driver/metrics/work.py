@@ -12,6 +12,7 @@ import prometheus_client
 
 from dra_driver import plugin, prepared, state
 from dra_driver.publish import publisher
+from dra_driver.publish import turn as turns
 from scheduler.apiserver import client
 
 CALLS = {"prepare": "NodePrepareResources", "unprepare": "NodeUnprepareResources"}
@@ -97,8 +98,18 @@ class Plugin(plugin.Plugin):
 class Publisher(publisher.Publisher):
     """Measures each publication."""
 
-    def __init__(self, api: client.Client, node_name: str, driver: str, work: Work, owned: bool = False) -> None:
-        super().__init__(api, node_name, driver, owned)
+    def __init__(
+        self,
+        api: client.Client,
+        node_name: str,
+        driver: str,
+        work: Work,
+        owned: bool = False,
+        *,
+        lists: bool = False,
+        turn: turns.Turn | None = None,
+    ) -> None:
+        super().__init__(api, node_name, driver, owned, lists=lists, turn=turn)
         self._publications = work.publications
 
     async def publish(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from dra_driver.probe import roots, sysfs
+from dra_driver import mig
+from dra_driver.probe import interface, roots, sysfs
 from scheduler.model import device, machines, node
 
 CLIQUE_LABEL = "nvidia.com/gpu.clique"
@@ -18,8 +19,36 @@ def assemble(
     nvlinks: tuple[node.NvLink, ...] = (),
     nvswitches: int = 0,
     accelerators: tuple[device.Accelerator, ...] = (),
+) -> interface.Discovered:
+    """Return the node with these devices and everything that sysfs knows.
+
+    Raises
+    ------
+    HardwareError
+        The parts make no node, as where there are more GPUs than are supported.
+    """
+    nics = sysfs.nics(root)
+    problems = []
+    if len(nics) > node.MAX_NICS:
+        left = ", ".join(nic.name for nic in nics[node.MAX_NICS :])
+        problems.append(f"{len(nics)} NICs, at most {node.MAX_NICS} are published; left out: {left}")
+    try:
+        topology = _topology(root, name, gpus, nics[: node.MAX_NICS], nvlinks, nvswitches, accelerators)
+    except ValueError as error:
+        raise mig.HardwareError(str(error)) from error
+    facts = {nic.name: sysfs.nic_facts(root, nic) for nic in topology.nics}
+    return interface.Discovered(topology, nics=facts, nvmes=tuple(sysfs.nvmes(root)), problems=tuple(problems))
+
+
+def _topology(
+    root: roots.Root,
+    name: str,
+    gpus: tuple[device.Gpu, ...],
+    nics: tuple[device.Nic, ...],
+    nvlinks: tuple[node.NvLink, ...],
+    nvswitches: int,
+    accelerators: tuple[device.Accelerator, ...],
 ) -> node.NodeTopology:
-    """Return the node with these devices and everything that sysfs knows."""
     distances = sysfs.numa_distances(root)
     fabrics = sorted({gpu.fabric_id for gpu in gpus if gpu.fabric_id})
     found = node.NodeTopology(
@@ -27,7 +56,7 @@ def assemble(
         cpu_milli=sysfs.cpus(root) * 1000,
         memory_mib=sysfs.memory_mib(root),
         gpus=gpus,
-        nics=sysfs.nics(root)[: node.MAX_NICS],
+        nics=nics,
         accelerators=accelerators,
         nvlinks=nvlinks,
         nvswitches=nvswitches,

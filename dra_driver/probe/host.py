@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dra_driver import mig
+from dra_driver import host_files, mig
 from dra_driver.probe import interface, nvml, pci, roots, sysfs
 
+LIBRARY = "libnvidia-ml.so.1"
 NVIDIA, DISPLAY = 0x10DE, 0x03
 """Vendor, and the first byte of the class, of GPUs in sysfs."""
 
@@ -27,11 +28,16 @@ class HostProbe(nvml.NvmlProbe):
 
 
 def probe(
-    root: roots.Root, node_name: str, library: Path | None = None, mapping: Path | None = None
+    root: roots.Root,
+    node_name: str,
+    library: Path | None = None,
+    mapping: Path | None = None,
+    driver_root: str = "/",
 ) -> interface.Probe:
     """Return the probe for the hardware of this node.
 
-    NVML may be missing only where no NVIDIA GPU is plugged in: else the GPUs would vanish from the cluster without a word.
+    Without a `library` it is looked for below the root of the GPU driver, then by the loader. NVML may be missing only
+    where no NVIDIA GPU is plugged in: else the GPUs would vanish from the cluster without a word.
 
     Raises
     ------
@@ -42,11 +48,21 @@ def probe(
     """
     known = pci.mapping(mapping or pci.MAPPING)
     try:
-        return HostProbe(root, node_name, known, library)
+        return HostProbe(root, node_name, known, library or found_library(root, driver_root))
     except (mig.HardwareError, OSError) as error:
         if gpus(root) or not pci.accelerators(root, known):
             raise mig.HardwareError(f"{error}; {_remedy(root)}") from error
     return pci.PciProbe(root, node_name, known)
+
+
+def found_library(root: roots.Root, driver_root: str = "/") -> Path | None:
+    """Return NVML below the root of the GPU driver, wherever its distribution puts libraries; None where it is not."""
+    driver = roots.Root(root.at(driver_root))
+    for folder in (*host_files.LIBRARY_FOLDERS, "lib64"):
+        found = driver.inside(driver.at(folder, LIBRARY))
+        if found.exists():
+            return found
+    return None
 
 
 def gpus(root: roots.Root) -> list[str]:

@@ -23,22 +23,15 @@ class GpuFacts:
         Number of its device node; -1 when unknown.
     product : str
         As the vendor's library reports it.
-    compute_capability : str
-        As strict semantic version, ``"9.0.0"``; "" when unknown.
     mig_pending : bool
         MIG mode after the next reset.
-    addressing_mode : str
-        ``HMM``, ``ATS`` or ``None``; "" when unknown.
     """
 
     uuid: str
     minor: int = -1
     serial: str = ""
     product: str = ""
-    brand: str = ""
-    compute_capability: str = ""
     mig_pending: bool = False
-    addressing_mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +61,22 @@ class Discovered:
 
     Attributes
     ----------
-    driver_version, cuda_version : str
-        Strict semantic versions without leading zeros; "" without a GPU driver.
     driver_release : str
         The driver's own spelling, for example ``"580.65.06"``: names of library files have it.
     gpus, nics : mapping
         By UUID and by name.
+    unlinked : tuple of str
+        GPUs, by UUID, whose NVLinks could not be read.
     problems : tuple of str
         What could not be read, one sentence each; the devices concerned are left out or incomplete.
     """
 
     topology: node.NodeTopology
-    driver_version: str = ""
     driver_release: str = ""
-    cuda_version: str = ""
     gpus: Mapping[str, GpuFacts] = field(default_factory=dict)
     nics: Mapping[str, NicFacts] = field(default_factory=dict)
     nvmes: tuple[Nvme, ...] = ()
+    unlinked: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 

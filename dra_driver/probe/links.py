@@ -39,8 +39,9 @@ def joined(ends: Mapping[int, Iterable[Link]], addresses: Mapping[str, int], rea
         Whether two GPUs (the lower first) reach each other over NVLink, as the library has it; decides behind switches.
     """
     found = []
-    for a, b in combinations(sorted(ends), 2):
-        direct = [end for end in ends[a] if end.kind == GPU and addresses.get(end.remote) == b]
+    for a, b in pairs(ends):
+        # Both ends tell of a link; one that cannot be asked is made up for by the other.
+        direct = _between(ends[a], addresses, b) or _between(ends[b], addresses, a)
         if direct:
             found.append(node.NvLink(a, b, len(direct), direct[0].gbps))
             continue
@@ -48,6 +49,15 @@ def joined(ends: Mapping[int, Iterable[Link]], addresses: Mapping[str, int], rea
         if ours and theirs and reach.get((a, b)):
             found.append(node.NvLink(a, b, min(len(ours), len(theirs)), min(ours[0].gbps, theirs[0].gbps)))
     return tuple(found)
+
+
+def pairs(ends: Mapping[int, object]) -> Iterable[tuple[int, int]]:
+    """Return all pairs of GPUs, the lower first."""
+    return combinations(sorted(ends), 2)
+
+
+def _between(ends: Iterable[Link], addresses: Mapping[str, int], peer: int) -> list[Link]:
+    return [end for end in ends if end.kind == GPU and addresses.get(end.remote) == peer]
 
 
 def switches(ends: Mapping[int, Iterable[Link]]) -> int:

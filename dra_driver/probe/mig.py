@@ -36,8 +36,23 @@ def _profile(handle: Any, info: Any) -> device.MigProfile | None:
     if not places:
         return None
     starts = tuple(sorted(start for start, _ in places))
+    engines = device.Engines(
+        info.multiprocessorCount,
+        info.copyEngineCount,
+        info.decoderCount,
+        info.encoderCount,
+        info.jpegCount,
+        info.ofaCount,
+    )
     return device.MigProfile(
-        name.removeprefix("MIG "), info.id, info.sliceCount, places[0][1], starts, info.instanceCount, info.memorySizeMB
+        name.removeprefix("MIG "),
+        info.id,
+        info.sliceCount,
+        places[0][1],
+        starts,
+        info.instanceCount,
+        info.memorySizeMB,
+        engines,
     )
 
 

@@ -78,9 +78,7 @@ class PciProbe:
 
     def discover(self) -> interface.Discovered:
         """Return the accelerators and NICs."""
-        topology = discovery.assemble(self._root, self._name, accelerators=accelerators(self._root, self._known))
-        nics = {nic.name: sysfs.nic_facts(self._root, nic) for nic in topology.nics}
-        return interface.Discovered(topology, nics=nics, nvmes=tuple(sysfs.nvmes(self._root)))
+        return discovery.assemble(self._root, self._name, accelerators=accelerators(self._root, self._known))
 
     def wait(self, timeout_s: float) -> Sequence[interface.Event]:
         """Return nothing, after that time."""
@@ -88,8 +86,8 @@ class PciProbe:
         return ()
 
     def reading(self, gpu_uuid: str) -> interface.Reading:
-        """There is no such GPU."""
-        self._refuse(gpu_uuid)
+        """A GPU that was there before is lost."""
+        return interface.Reading(gpu_uuid, lost=True)
 
     def instances(self, gpu_uuid: str) -> Sequence[mig.Instance]:
         """There is no such GPU."""

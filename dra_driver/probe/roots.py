@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 MAX_BYTES = 1 << 20
+MAX_LINKS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,21 @@ class Root:
     def real(self, path: Path) -> Path:
         """Return a path without links. Links of sysfs are relative, so they stay below the root."""
         return Path(os.path.realpath(path))
+
+    def inside(self, path: Path) -> Path:
+        """Return what a link leads to, as the host sees it: an absolute one begins at the root.
+
+        Raises
+        ------
+        OSError
+            The links lead to each other.
+        """
+        for _ in range(MAX_LINKS):
+            if not path.is_symlink():
+                return path
+            target = os.readlink(path)
+            path = self.at(target) if target.startswith("/") else path.parent / target
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
 
 def text(path: Path) -> str:

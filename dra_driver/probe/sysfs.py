@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dra_driver.probe import interface, roots
-from scheduler.model import device
+from scheduler.model import attributes, device
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
+DIGEST = 12
 HOST_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 
 
@@ -21,7 +23,8 @@ class Place:
     Attributes
     ----------
     switch : str
-        Upstream ports of the switches above it, from the root downwards, joined by ``/``.
+        Upstream ports of the switches above it, from the root downwards, joined by ``/``; a digest stands for the end
+        of one that is too long for an attribute.
     """
 
     switch: str = ""
@@ -62,7 +65,19 @@ def place(root: roots.Root, bus_id: str) -> Place:
     if at is None:
         return Place(numa=roots.number(link / "numa_node"))
     chain = [part for part in parts[at + 1 : -1] if ADDRESS.fullmatch(part)]
-    return Place("/".join(chain[1::2]), parts[at], roots.number(link / "numa_node"))
+    return Place(_path(chain[1::2]), parts[at], roots.number(link / "numa_node"))
+
+
+def _path(ports: list[str]) -> str:
+    """Return the path of some switches. Where it is too long for an attribute, a digest stands for its end.
+
+    What is told by a path, same switch and same uppermost switch, stays so.
+    """
+    whole = "/".join(ports)
+    if len(whole) <= attributes.MAX_TEXT:
+        return whole
+    kept = whole[: attributes.MAX_TEXT - DIGEST].rpartition("/")[0]
+    return f"{kept}/{hashlib.sha256(whole.encode()).hexdigest()[:DIGEST]}"
 
 
 def numa_distances(root: roots.Root) -> tuple[tuple[int, ...], ...]:

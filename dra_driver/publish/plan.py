@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -77,24 +77,40 @@ def same(new: Slice, old: Slice) -> bool:
     return _content(new) == _content(old) and _times_agree(new, old)
 
 
+def difference(new: Slice, old: Slice) -> str:
+    """Return the place of the first difference between two slices."""
+    return next(_differences(_content(new)[0], _content(old)[0], "spec"), "metadata.annotations or the time of a taint")
+
+
+def _differences(new: Any, old: Any, place: str) -> Iterator[str]:
+    if isinstance(new, dict) and isinstance(old, dict):
+        for key in sorted(new.keys() | old.keys()):
+            yield from _differences(new.get(key), old.get(key), f"{place}.{key}")
+    elif isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        for i, (one, other) in enumerate(zip(new, old, strict=True)):
+            yield from _differences(one, other, f"{place}[{i}]")
+    elif new != old:
+        yield place
+
+
 def _generation(item: Slice) -> int:
     return int(item["spec"]["pool"]["generation"])
 
 
 def _content(item: Slice) -> tuple[Any, ...]:
-    spec = copy.deepcopy(item["spec"])
-    del spec["pool"]["generation"]
-    for entry in spec.get("devices") or ():
-        for taint in entry.get("taints") or ():
-            taint.pop("timeAdded", None)
+    spec = {key: value for key, value in item["spec"].items() if value}
+    spec["pool"] = {key: value for key, value in spec["pool"].items() if key != "generation"}
     note = (item["metadata"].get("annotations") or {}).get(slice_reader.ANNOTATION)
-    return _amounts({key: value for key, value in spec.items() if value}), note
+    return _amounts(spec), note
 
 
 def _amounts(part: Any, key: str = "") -> Any:
-    """Return quantities as numbers: the server writes ``1k`` for our ``1000`` and ``80Gi`` for ``81920Mi``."""
+    """Return quantities as numbers: the server writes ``1k`` for our ``1000`` and ``80Gi`` for ``81920Mi``.
+
+    The times of taints are left out; nothing else is called so.
+    """
     if isinstance(part, dict):
-        return {name: _amounts(value, name) for name, value in part.items()}
+        return {name: _amounts(value, name) for name, value in part.items() if name != "timeAdded"}
     if isinstance(part, list):
         return [_amounts(value, key) for value in part]
     match = QUANTITY.fullmatch(part) if key in QUANTITY_FIELDS and isinstance(part, str) else None

@@ -11,8 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
+from dra_driver.publish import plan
 from scheduler.apiserver import client, errors, paths
 from scheduler.model import slices
+
+log = structlog.get_logger()
 
 PATH = paths.of(paths.RESOURCE, "resourceslices")
 
@@ -30,12 +35,21 @@ SHARES_FROM = 35
 """Before it, kube-scheduler with the gate on stops at the first device of a slice that is used up (kubernetes#133705)."""
 
 
+LISTS_FROM = 36
+
+
 class ServerError(RuntimeError):
     """The API server does not say what is needed."""
 
 
-async def ask(api: client.Client, driver: str, node_name: str) -> slices.Layout:
-    """Return the layout that a server takes; nothing is stored."""
+async def ask(api: client.Client, driver: str, node_name: str, lists: bool = False) -> slices.Layout:
+    """Return the layout that a server takes; nothing is stored.
+
+    Parameters
+    ----------
+    lists : bool
+        NUMA nodes are to be lists. That is for whoever runs the cluster to say, since all drivers in it must do alike.
+    """
     minor = version_minor(await api.get("/version"))
     form = slices.layout(minor, partitionable=True, consumable=minor >= SHARES_FROM)
     lost: set[str] = set()
@@ -43,7 +57,24 @@ async def ask(api: client.Client, driver: str, node_name: str) -> slices.Layout:
         kept = await api.create(PATH, trial, dryRun="All")
         lost |= dropped(trial, kept)
     form = without(form, lost)
-    return replace(form, lists=minor >= 36 and await _keeps_lists(api, driver, node_name))
+    if lists and (minor < LISTS_FROM or not await _keeps_lists(api, driver, node_name)):
+        log.warning("the API server keeps no lists: NUMA nodes are published as single numbers", minor=minor)
+        lists = False
+    return replace(form, lists=lists)
+
+
+async def owner(api: client.Client, node_name: str) -> dict[str, Any]:
+    """Return the owner of new slices. A node that was made anew has another UID, and slices of a dead owner are deleted."""
+    try:
+        found = await api.get(paths.of("v1", "nodes", name=node_name))
+    except errors.ApiError as error:
+        if error.missing:
+            raise ServerError(
+                f"node {node_name} is not known to the API server; is --node-name what the kubelet calls it?"
+            ) from error
+        raise
+    uid = found["metadata"]["uid"]
+    return {"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": uid, "controller": True}
 
 
 def version_minor(said: Any) -> int:
@@ -55,9 +86,9 @@ def version_minor(said: Any) -> int:
 
 
 def dropped(sent: dict[str, Any], kept: dict[str, Any]) -> set[str]:
-    """Return the features whose fields were sent and did not come back; "unknown" for any other loss."""
-    lost = set(_missing(sent["spec"], kept.get("spec", {}), "spec"))
-    return {FIELDS.get(name, "unknown") for name in lost}
+    """Return the features whose fields were sent and did not come back; "unknown" for any other loss or change."""
+    lost = {FIELDS.get(name, "unknown") for name in _missing(sent["spec"], kept.get("spec", {}), "spec")}
+    return lost or (set() if plan.same(sent, kept) else {"unknown"})
 
 
 def without(form: slices.Layout, lost: set[str]) -> slices.Layout:
@@ -115,4 +146,5 @@ async def _keeps_lists(api: client.Client, driver: str, node_name: str) -> bool:
         if error.status in (400, 422):
             return False
         raise
-    return not dropped(trial, kept)
+    (entry,) = kept["spec"]["devices"]
+    return bool(entry["attributes"]["numa"].get("ints") == [0, 1])

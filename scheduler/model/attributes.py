@@ -1,7 +1,8 @@
 """What a driver says about each device: the entries of ResourceSlices, one function per kind of device.
 
 Attributes without a domain belong to the driver. ``type``, ``uuid``, ``parentUUID`` and ``profile`` are the four that
-GPU exporters read. Beside the facts that ``decode`` needs there are those that users match on: ``nvlinkIsland`` and
+GPU exporters read. What NVIDIA's driver publishes too has its name and type, so that selectors written for it need no
+more than another domain. Beside the facts that ``decode`` needs there are those that users match on: ``nvlinkIsland`` and
 ``nvlinkPair`` (GPUs joined by NVLink), ``nvlinkDomain`` (a rack), ``rail`` (GPU and its nearest NIC).
 
 References
@@ -19,6 +20,16 @@ PCI_BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 
 MAX_TEXT = 64
 """Bytes of a string attribute (DeviceAttributeMaxValueLength)."""
+
+ENGINES = {
+    "multiprocessors": "multiprocessors",
+    "copyEngines": "copy",
+    "decoders": "decoders",
+    "encoders": "encoders",
+    "jpegEngines": "jpeg",
+    "ofaEngines": "ofa",
+}
+"""Capacities, named as NVIDIA's driver names them, and the field of `device.Engines`."""
 
 Entry = dict[str, Any]
 
@@ -63,7 +74,7 @@ def gpu_entry(known: Facts, gpu: device.Gpu) -> Entry:
         "nvlinkPair": _number(known.pair.get(gpu.index, -1)),
         **{peers.attribute(i): _text(text) for i, text in enumerate(peers.texts(known.machine, gpu.index))},
     }
-    entry = _entry(gpu.name, attributes, gpu.model.memory_mib)
+    entry = _entry(gpu.name, attributes, _capacity(gpu.model.memory_mib, _most(gpu.model)))
     if gpu.divisible and known.shares:
         entry["allowMultipleAllocations"] = True
         _divide(entry)
@@ -81,7 +92,7 @@ def partition_entry(known: Facts, part: claim.Partition) -> Entry:
         "computeSlices": _number(part.profile.compute),
         "memorySlices": _number(part.profile.memory_slices),
     }
-    entry = _entry(part.name, attributes, part.profile.memory_mib)
+    entry = _entry(part.name, attributes, _capacity(part.profile.memory_mib, part.profile.engines))
     entry["consumesCounters"] = [{"counterSet": counter_set(part.gpu), "counters": _counters(part.slices)}]
     return entry
 
@@ -135,7 +146,12 @@ def _gpu_attributes(known: Facts, gpu: device.Gpu) -> Entry:
     return _position(known, gpu) | {
         "index": _number(gpu.index),
         "productName": _text(gpu.model.name),
+        "brand": _text(gpu.model.brand),
         "architecture": _text(gpu.model.architecture),
+        "cudaComputeCapability": _version(gpu.model.compute_capability),
+        "driverVersion": _version(known.machine.driver_version),
+        "cudaDriverVersion": _version(known.machine.cuda_version),
+        "addressingMode": _text(gpu.addressing_mode),
         "rail": _number(-1 if nic is None else nic),
         "nicDistance": _text("" if nic is None else known.machine.gpu_nic_distance(gpu.index, nic).name),
     }
@@ -178,25 +194,44 @@ def _divide(entry: Entry) -> None:
     capacity = entry.setdefault("capacity", {})
     milli = {"min": "1", "max": whole, "step": "1"}
     capacity[claim.MILLI] = {"value": whole, "requestPolicy": {"default": whole, "validRange": milli}}
-    if "memory" in capacity:
-        # Memory counts only where a request asks for it: without a policy the first share would take all of it.
-        capacity["memory"]["requestPolicy"] = {"default": "0", "validRange": {"min": "0", "step": "1Mi"}}
+    for name, amount in capacity.items():
+        # The rest counts only where a request asks for it: without a policy the first share would take all of it.
+        if name != claim.MILLI and amount["value"] != "0":
+            step = "1Mi" if name == "memory" else "1"
+            amount["requestPolicy"] = {"default": "0", "validRange": {"min": "0", "step": step}}
+
+
+def _most(model: device.GpuModel) -> device.Engines:
+    """Return what a whole GPU has, by its largest partitions: the GPU itself does not tell."""
+    rows = [[getattr(profile.engines, name) for name in ENGINES.values()] for profile in model.mig]
+    return device.Engines(*(max(column) for column in zip(*rows, strict=True)))
+
+
+def _capacity(memory_mib: int, engines: device.Engines) -> Entry:
+    found = {"memory": quantity.of_mib(memory_mib)} if memory_mib else {}
+    if engines != device.Engines():
+        found |= {name: str(getattr(engines, field)) for name, field in ENGINES.items()}
+    return {name: {"value": value} for name, value in found.items()}
 
 
 def _text(value: str) -> Entry | None:
     return {"string": value} if value else None
 
 
+def _version(value: str) -> Entry | None:
+    return {"version": value} if value else None
+
+
 def _number(value: int) -> Entry | None:
     return {"int": value} if value >= 0 else None
 
 
-def _entry(name: str, attributes: dict[str, Entry | None], memory_mib: int = 0) -> Entry:
+def _entry(name: str, attributes: dict[str, Entry | None], capacity: Entry | None = None) -> Entry:
     """Put an entry together; what is unknown is left out."""
     entry: Entry = {"name": name, "attributes": {key: value for key, value in attributes.items() if value}}
     for key, value in entry["attributes"].items():
         if len(value.get("string", "").encode()) > MAX_TEXT:
             raise published.SliceError(f"device {name}: attributes.{key}: longer than {MAX_TEXT} bytes")
-    if memory_mib:
-        entry["capacity"] = {"memory": {"value": quantity.of_mib(memory_mib)}}
+    if capacity:
+        entry["capacity"] = capacity
     return entry

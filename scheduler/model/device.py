@@ -10,6 +10,18 @@ WHOLE_GPU_MILLI = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class Engines:
+    """What a partition has of its GPU beside memory; all zero when unknown."""
+
+    multiprocessors: int = 0
+    copy: int = 0
+    decoders: int = 0
+    encoders: int = 0
+    jpeg: int = 0
+    ofa: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MigProfile:
     """One MIG partition shape of a GPU model.
 
@@ -37,6 +49,7 @@ class MigProfile:
     starts: tuple[int, ...]
     max_instances: int
     memory_mib: int
+    engines: Engines = Engines()
 
     def mask(self, start: int) -> int:
         """Return the memory slices that an instance at `start` occupies, as a bit mask."""
@@ -69,6 +82,10 @@ class GpuModel:
         MIG compute budget (7 on datacentre parts, 4 on A30-class); 0 without MIG.
     mig : tuple of MigProfile
         Empty when the model has no MIG.
+    brand : str
+        As NVIDIA's driver publishes it, for example ``"Tesla"``; "" when unknown.
+    compute_capability : str
+        Of CUDA, as strict semantic version, ``"9.0.0"``; "" when unknown.
     """
 
     name: str
@@ -76,6 +93,8 @@ class GpuModel:
     memory_mib: int
     compute_slices: int = 0
     mig: tuple[MigProfile, ...] = ()
+    brand: str = ""
+    compute_capability: str = ""
 
     def profile(self, name: str) -> MigProfile | None:
         """Return the MIG profile called `name`, or None."""
@@ -110,7 +129,10 @@ class Gpu:
     shareable : bool
         May be given out in milli-shares (consumable capacity).
     device_name : str
-        Name in the ResourceSlices of a driver that does not count as we do; "" for ours.
+        Name in ResourceSlices where it is not the one of `index`: that of another driver, or of a GPU that kept its name
+        when those before it went away.
+    addressing_mode : str
+        ``HMM``, ``ATS`` or ``None``; "" when unknown.
     """
 
     index: int
@@ -124,6 +146,7 @@ class Gpu:
     mig_enabled: bool = False
     shareable: bool = True
     device_name: str = ""
+    addressing_mode: str = ""
 
     @property
     def name(self) -> str:
@@ -160,6 +183,8 @@ class Nic:
         Line rate in gigabits per second.
     rdma : bool
         Collectives can use it.
+    kept_name : str
+        Device name where it is not the one of `index`.
     """
 
     index: int
@@ -170,16 +195,17 @@ class Nic:
     pcie_root: str = ""
     numa: int = -1
     rdma: bool = True
+    kept_name: str = ""
 
     @property
     def device_name(self) -> str:
         """Device name in ResourceSlices, where interface names are no DNS labels."""
-        return f"nic-{self.index}"
+        return self.kept_name or f"nic-{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """Another PCI accelerator (FPGA, TPU, ...), counted by `kind`."""
+    """Another PCI accelerator (FPGA, TPU, ...), counted by `kind`; `kept_name` as for NICs."""
 
     index: int
     kind: str
@@ -188,8 +214,9 @@ class Accelerator:
     pcie_switch: str = ""
     pcie_root: str = ""
     numa: int = -1
+    kept_name: str = ""
 
     @property
     def device_name(self) -> str:
         """Device name in ResourceSlices."""
-        return f"accelerator-{self.index}"
+        return self.kept_name or f"accelerator-{self.index}"

@@ -117,6 +117,7 @@ def _machine(
     distances: tuple[tuple[int, ...], ...] = TWO_SOCKETS,
     sockets: tuple[int, ...] = (0, 1),
     fabric_id: str = "",
+    addressing: str = "None",
 ) -> node.NodeTopology:
     """Put a machine together from its layout and its links."""
     gpus, nics = _devices(layout, model)
@@ -125,7 +126,10 @@ def _machine(
         machine=kind,
         cpu_milli=cpus * 1000,
         memory_mib=memory_gib * GIB,
-        gpus=tuple(replace(gpu, uuid=f"GPU-{name}-{gpu.index}", fabric_id=fabric_id) for gpu in gpus),
+        gpus=tuple(
+            replace(gpu, uuid=f"GPU-{name}-{gpu.index}", fabric_id=fabric_id, addressing_mode=addressing)
+            for gpu in gpus
+        ),
         nics=nics,
         nvlinks=_nvlinks(tuple(links), NVLINK_GBPS.get(model.architecture, 0.0)),
         nvswitches=nvswitches,
@@ -244,6 +248,7 @@ def _tray(kind: str, name: str, fabric_id: str = "00000000-0000-0000-0000-000000
         memory_gib=894,
         distances=((10, 40), (40, 10)),
         fabric_id=fabric_id,
+        addressing="ATS",
     )
 
 

@@ -48,6 +48,8 @@ class NodeTopology:
     labels : tuple of (str, str)
         Kubernetes labels that placement reads, sorted by key.
     max_pods : int
+    driver_version, cuda_version : str
+        Of the GPUs' driver, as strict semantic versions; "" when unknown.
 
     Raises
     ------
@@ -68,6 +70,8 @@ class NodeTopology:
     sockets: tuple[int, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     max_pods: int = 1001
+    driver_version: str = ""
+    cuda_version: str = ""
 
     def __post_init__(self) -> None:
         turned = (link if link.a <= link.b else NvLink(link.b, link.a, link.links, link.gbps) for link in self.nvlinks)
@@ -154,6 +158,9 @@ def _problems(node: NodeTopology) -> Iterable[str]:
     names = [gpu.name for gpu in node.gpus]
     if len(set(names)) != len(names):
         yield f"gpus: two are called {next(name for name in names if names.count(name) > 1)}"
+    for field in ("nics", "accelerators"):
+        if len({d.device_name for d in getattr(node, field)}) != len(getattr(node, field)):
+            yield f"{field}: two have one name"
     models = {
         id(gpu.model): gpu.model for gpu in node.gpus
     }.values()  # fewer than GPUs, and hashing a MIG table is slow

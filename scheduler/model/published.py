@@ -62,6 +62,16 @@ class PublishedDevice:
             raise self.error(f"capacity.{name}", f"negative: {entry!r}")
         return size
 
+    def count(self, name: str) -> int:
+        """Return a capacity that is a number of things, 0 where it is not given."""
+        entry = self.capacity.get(name, self.capacity.get(f"{self.driver}/{name}"))
+        if entry is None:
+            return 0
+        try:
+            return int(quantity.parse(entry["value"]))
+        except (TypeError, KeyError, quantity.QuantityError) as error:
+            raise self.error(f"capacity.{name}", f"no number: {entry!r}") from error
+
     def error(self, field: str, problem: str) -> SliceError:
         """Return the error that names this device and one of its fields."""
         return SliceError(f"slice {self.slice_name}: device {self.name}: {field}: {problem}")

@@ -1,11 +1,12 @@
 """From the devices that our driver published back to the node."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scheduler.model import device, node, peers, published
+from scheduler.model import attributes, device, node, peers, published
 
 ANNOTATION = "muster.dev/node"
 """Annotation of every slice with the facts about the node as a whole, as JSON."""
@@ -57,11 +58,18 @@ def topology(name: str, found: Sequence[published.PublishedDevice], annotation: 
             nvswitches=facts.get("nvswitches", 0),
             numa_distances=tuple(tuple(row) for row in facts.get("numaDistances", ())),
             sockets=tuple(facts.get("sockets", ())),
+            driver_version=_common(found, "driverVersion"),
+            cuda_version=_common(found, "cudaDriverVersion"),
         )
     except published.SliceError:
         raise
     except (TypeError, ValueError) as error:
         raise published.SliceError(f"pool {name}: {error}") from error
+
+
+def _common(found: Sequence[published.PublishedDevice], name: str) -> str:
+    """Return what all GPUs of a node say in one attribute, by the first that has it."""
+    return next((text for d in found if d.text("type") in ("gpu", "mig") and (text := d.text(name))), "")
 
 
 def published_index(d: published.PublishedDevice) -> int:
@@ -91,7 +99,8 @@ def mig_table(partitions: Sequence[published.PublishedDevice]) -> tuple[device.M
         fitting = 1 if "+me" in profile else _fitting(sorted(at), width)
         where = tuple(sorted(at))
         numbers = some.number("profileId", 0), some.number("computeSlices", 1), width
-        table.append(device.MigProfile(profile, *numbers, where, fitting, some.mib("memory")))
+        engines = device.Engines(**{field: some.count(name) for name, field in attributes.ENGINES.items()})
+        table.append(device.MigProfile(profile, *numbers, where, fitting, some.mib("memory"), engines))
     return tuple(table)
 
 
@@ -116,6 +125,7 @@ def _table(model: device.GpuModel) -> list[dict[str, Any]]:
             "starts": p.starts,
             "instances": p.max_instances,
             "memoryMiB": p.memory_mib,
+            "engines": dataclasses.astuple(p.engines),
         }
         for p in model.mig
     ]
@@ -141,19 +151,29 @@ def _model(
 ) -> device.GpuModel:
     """Return the product of a GPU."""
     name, architecture, memory_mib = d.text("productName", "unknown"), d.text("architecture"), d.mib("memory")
+    product = d.text("brand"), d.text("cudaComputeCapability")
     known = facts.get("models", {}).get(name)
     if known is None:
         table = mig_table([p for p in partitions if published_index(p) == published_index(d)])
-        return device.GpuModel(name, architecture, memory_mib, max((p.compute for p in table), default=0), table)
+        return device.GpuModel(
+            name, architecture, memory_mib, max((p.compute for p in table), default=0), table, *product
+        )
     try:
         profiles = tuple(
             device.MigProfile(
-                p["name"], p["id"], p["compute"], p["memorySlices"], tuple(p["starts"]), p["instances"], p["memoryMiB"]
+                p["name"],
+                p["id"],
+                p["compute"],
+                p["memorySlices"],
+                tuple(p["starts"]),
+                p["instances"],
+                p["memoryMiB"],
+                device.Engines(*p.get("engines", ())),
             )
             for p in known["mig"]
         )
-        return device.GpuModel(name, architecture, memory_mib, known["computeSlices"], profiles)
-    except (KeyError, TypeError) as error:
+        return device.GpuModel(name, architecture, memory_mib, known["computeSlices"], profiles, *product)
+    except (KeyError, TypeError, AttributeError) as error:
         raise d.error(f"annotation {ANNOTATION}", f"MIG table of {name}: {error!r}") from error
 
 
@@ -170,16 +190,19 @@ def _gpu(
         mig_enabled=d.flag("migEnabled"),
         shareable=d.flag("shareable"),
         device_name="" if d.name == f"gpu-{index}" else d.name,
+        addressing_mode=d.text("addressingMode"),
     )
 
 
 def _nic(d: published.PublishedDevice, index: int) -> device.Nic:
     rate = d.number("gbps", 0)
-    return device.Nic(index, d.text("interface", d.name), rate, **position(d), rdma=d.flag("rdma"))
+    name = "" if d.name == f"nic-{index}" else d.name
+    return device.Nic(index, d.text("interface", d.name), rate, **position(d), rdma=d.flag("rdma"), kept_name=name)
 
 
 def _accelerator(d: published.PublishedDevice, index: int) -> device.Accelerator:
-    return device.Accelerator(index, d.text("kind"), d.text("productName"), **position(d))
+    name = "" if d.name == f"accelerator-{index}" else d.name
+    return device.Accelerator(index, d.text("kind"), d.text("productName"), **position(d), kept_name=name)
 
 
 def _links(gpus: Sequence[published.PublishedDevice], position: Mapping[int, int]) -> tuple[node.NvLink, ...]:

@@ -28,6 +28,8 @@ MAX_COUNTERS = 32
 MAX_ENTRIES = 32
 """Attributes and capacities of a device."""
 MAX_NAME = 253
+EFFECTS = ("NoExecute", "NoSchedule", "None")
+"""Of taints, the worst first."""
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 Part = dict[str, list[dict[str, Any]]]
@@ -208,13 +210,19 @@ def _tainted(
     for entry in entries:
         parent = entry.get("consumesCounters", [{"counterSet": ""}])[0]["counterSet"].removesuffix("-counters")
         names = dict.fromkeys((entry["name"], parent))
-        found = [dict(taint) for name in names for taint in taints.get(name, ())][: form.max_taints]
+        found = _worst([dict(taint) for name in names for taint in taints.get(name, ())], form.max_taints)
         if found and form.taints:
             entry["taints"] = found
         elif any(taint["effect"] != "None" for taint in found):
             continue
         kept.append(entry)
     return kept
+
+
+def _worst(taints: list[dict[str, str]], most: int) -> list[dict[str, str]]:
+    """Return so many taints as a device can have, those with the worst effect, in the order in which they are given."""
+    by_effect = sorted(range(len(taints)), key=lambda i: EFFECTS.index(taints[i]["effect"]))
+    return [taints[i] for i in sorted(by_effect[:most])]
 
 
 def _chunks(entries: list[dict[str, Any]], form: Layout) -> list[Part]:

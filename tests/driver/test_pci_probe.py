@@ -1,5 +1,6 @@
 """Accelerators of other makers are found in sysfs, published, and given to containers; alone, and beside GPUs."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from dra_driver import host_files, mig
 from dra_driver.probe import host, pci, roots
 from scheduler.model import device, machines, node, slices
-from tests.hardware import sysfs
+from tests.hardware import library, machine, sysfs
 
 CARD = device.Accelerator(0, "fpga", "Alveo-U280", "0000:e2:00.0", "", "pci0000:e0", 1)
 SECOND = device.Accelerator(1, "npu", "Gaudi3", "0000:e3:00.0", "", "pci0000:e0", 1)
@@ -56,14 +57,45 @@ def test_a_node_without_gpus_is_published_by_its_accelerators(tmp_path: Path) ->
     devices = [entry["name"] for item in slices.encode(found) for entry in item["spec"].get("devices") or ()]
     assert {"accelerator-0", "accelerator-1"} < set(devices)
     assert slices.decode(slices.encode(found)).accelerators == want.accelerators
+    assert probe.reading("GPU-x").lost, "one that was here before"
     with pytest.raises(mig.HardwareError, match="no GPU that NVML knows"):
-        probe.reading("GPU-x")
+        probe.instances("GPU-x")
 
 
 def test_gpus_do_not_vanish_because_their_library_is_missing(tmp_path: Path) -> None:
     sysfs.render(replace(machines.build("l40s-8", "node-a"), accelerators=(CARD,)), tmp_path)
     with pytest.raises(mig.HardwareError, match=r"an NVIDIA GPU is at .* and 7 more: install or repair its driver"):
         host.probe(roots.Root(tmp_path), "node-a", Path("/nowhere/libnvidia-ml.so.1"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "driver"),
+    [("usr/lib64", "/"), ("usr/lib/aarch64-linux-gnu", "/"), ("usr/lib/x86_64-linux-gnu", "/run/nvidia/driver")],
+)
+def test_nvml_is_found_where_distributions_put_it(tmp_path: Path, folder: str, driver: str) -> None:
+    """Also through an absolute link, as alternatives of Debian make it: it begins at the host's root, not at ours."""
+    root, home = roots.Root(tmp_path), tmp_path / driver.lstrip("/")
+    assert host.found_library(root, driver) is None
+    (home / folder).mkdir(parents=True)
+    (home / "etc/alternatives").mkdir(parents=True)
+    (home / folder / "libnvidia-ml.so.1").symlink_to("/etc/alternatives/nvml")
+    (home / "etc/alternatives/nvml").symlink_to(f"/{folder}/libnvidia-ml.so.580.65.06")
+    assert host.found_library(root, driver) is None, "a link to nothing is no library"
+    (home / folder / "libnvidia-ml.so.580.65.06").touch()
+    assert host.found_library(root, driver) == home / folder / "libnvidia-ml.so.580.65.06"
+
+
+def test_nvml_below_the_root_is_the_one_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = machines.build("l40s-8", "node-a")
+    sysfs.render(built, tmp_path / "root")
+    monkeypatch.setenv("MUSTER_NVML_STATE", str(machine.render(built, tmp_path)))
+    (tmp_path / "root/usr/lib64").mkdir(parents=True)
+    shutil.copy(library.folder() / library.NAME, tmp_path / "root/usr/lib64/libnvidia-ml.so.1")
+    probe = host.probe(roots.Root(tmp_path / "root"), "node-a")
+    try:
+        assert len(probe.discover().topology.gpus) == 8
+    finally:
+        probe.close()
 
 
 def test_a_node_with_nothing_says_so(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """Writes a machine of the model as the state of the stand-in library, and changes it while a driver runs."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 from scheduler.model import device, distance, gpu_models, node
 from tests.hardware import state
 
 ARCHITECTURES = {"Volta": 5, "Turing": 6, "Ampere": 7, "Ada Lovelace": 8, "Hopper": 9, "Blackwell": 10}
-CAPABILITIES = {"Volta": (7, 0), "Turing": (7, 5), "Ampere": (8, 0), "Ada Lovelace": (8, 9), "Hopper": (9, 0),
-                "Blackwell": (10, 0)}  # fmt: skip
+BRANDS = {"": 0, "Tesla": 2, "Nvidia": 14}
+ADDRESSING = {"None": 0, "HMM": 1, "ATS": 2}
 LINK_VERSIONS = {"Volta": 2, "Ampere": 4, "Hopper": 6, "Blackwell": 7}
 ANCESTORS = {distance.Distance.PIX: 10, distance.Distance.PXB: 20, distance.Distance.PHB: 30,
              distance.Distance.NODE: 40, distance.Distance.SYS: 50}  # fmt: skip
@@ -21,11 +22,12 @@ XID, MIG_CONFIG = 8, 0x100
 WHOLE = 0xFFFFFFFF
 
 
-def render(machine: node.NodeTopology, folder: Path) -> Path:
-    """Write the state of a machine; name the file in ``MUSTER_NVML_STATE``."""
+def render(machine: node.NodeTopology, folder: Path, minors: Sequence[int] = range(node.MAX_GPUS)) -> Path:
+    """Write the state of a machine; name the file in ``MUSTER_NVML_STATE``. `minors` are the numbers of device nodes."""
     found = state.State(state.MAGIC, ctypes.sizeof(state.State), DRIVER.encode(), CUDA, len(machine.gpus))
     for gpu in machine.gpus:
         _gpu(found.gpu[gpu.index], gpu, machine)
+        found.gpu[gpu.index].minor = minors[gpu.index]
     for a in machine.gpus:
         for b in machine.gpus:
             far = distance.between(a, b)
@@ -42,9 +44,9 @@ def _gpu(row: state.Gpu, gpu: device.Gpu, machine: node.NodeTopology) -> None:
     product = next((name for name, known in gpu_models.PRODUCTS.items() if known.name == model.name), model.name)
     row.uuid, row.name, row.serial = gpu.uuid.encode(), product.encode(), f"16{gpu.index:08d}".encode()
     row.domain, row.bus, row.device = _address(gpu.pci_bus_id)
-    row.pci_id, row.minor, row.brand = 0x233010DE, gpu.index, 2
+    row.pci_id, row.brand, row.addressing = 0x233010DE, BRANDS[model.brand], ADDRESSING[gpu.addressing_mode or "None"]
     row.architecture = ARCHITECTURES[model.architecture]
-    row.cc_major, row.cc_minor = CAPABILITIES[model.architecture]
+    row.cc_major, row.cc_minor, _ = map(int, (model.compute_capability or "0.0.0").split("."))
     row.numa = max(gpu.numa, 0)
     row.memory_total, row.ecc, row.celsius, row.power_mw = model.memory_mib << 20, 1, 35, 70_000
     row.mig_capable, row.compute_slices = bool(model.mig), model.compute_slices
@@ -75,7 +77,9 @@ def _profile(row: state.Profile, profile: device.MigProfile, model: device.GpuMo
         profile.max_instances,
         profile.memory_slices,
     )
-    row.sms, row.media = 16 * profile.compute, int(bool(suffix) or whole)
+    own = profile.engines
+    row.sms, row.ce, row.dec, row.enc = own.multiprocessors, own.copy, own.decoders, own.encoders
+    row.jpeg, row.ofa, row.media = own.jpeg, own.ofa, int(bool(suffix) or whole)
     row.places = len(profile.starts)
     for i, start in enumerate(profile.starts):
         row.starts[i] = start

@@ -33,6 +33,7 @@ class Link(ctypes.Structure):
 
 class Profile(ctypes.Structure):
     _fields_ = [("number", c_uint32), ("id", c_uint32), ("slices", c_uint32), ("count", c_uint32), ("sms", c_uint32),
+                ("ce", c_uint32), ("dec", c_uint32), ("enc", c_uint32), ("jpeg", c_uint32), ("ofa", c_uint32),
                 ("media", c_uint32), ("width", c_uint32), ("places", c_uint32), ("starts", c_uint32 * 8),
                 ("memory_mib", c_uint64), ("name", c_char * 96)]  # fmt: skip
 
@@ -56,6 +57,7 @@ class Gpu(ctypes.Structure):
                     "clique", "fabric_state", "fabric_status", "fabric_mask", "fabric_health", "ecc", "remap_corrected",
                     "remap_uncorrected", "remap_pending", "remap_failed", "retired_pending", "gpu_percent",
                     "memory_percent", "power_mw", "celsius", "compute_mode", "recovery", "processes", "compute_slices",
+                    "addressing",
                 )),
                 ("fabric", ctypes.c_uint8 * 16), ("memory_total", c_uint64), ("memory_used", c_uint64),
                 ("cpus", c_uint64 * 8), ("clock_reasons", c_uint64), ("ecc_corrected", c_uint64),

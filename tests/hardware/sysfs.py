@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from dra_driver.probe import pci
@@ -24,8 +25,14 @@ HOOKED = "hooked.log"
 """What the hook was told, a line for each run."""
 
 
-def render(machine: node.NodeTopology, root: Path, *, virtual_functions: int = 4) -> None:
-    """Write everything; device nodes are real where the user is root."""
+def render(
+    machine: node.NodeTopology,
+    root: Path,
+    *,
+    virtual_functions: int = 4,
+    minors: Sequence[int] = range(node.MAX_GPUS),
+) -> None:
+    """Write everything; device nodes are real where the user is root, and their numbers by GPU are `minors`."""
     (root / "sys/bus/pci/devices").mkdir(parents=True)
     bridges = _Bridges(root)
     for item in (*machine.gpus, *machine.nics, *machine.accelerators):
@@ -38,7 +45,7 @@ def render(machine: node.NodeTopology, root: Path, *, virtual_functions: int = 4
     if machine.gpus:
         _nvme(root, bridges, machine)
     _host(root, machine)
-    _driver(root, machine)
+    _driver(root, machine, minors)
 
 
 class _Bridges:
@@ -165,7 +172,7 @@ def _host(root: Path, machine: node.NodeTopology) -> None:
     )
 
 
-def _driver(root: Path, machine: node.NodeTopology) -> None:
+def _driver(root: Path, machine: node.NodeTopology, minors: Sequence[int]) -> None:
     folder = root / "proc/driver/nvidia"
     (folder / "capabilities/mig").mkdir(parents=True)
     (folder / "version").write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {hardware.DRIVER}\n")
@@ -176,23 +183,24 @@ def _driver(root: Path, machine: node.NodeTopology) -> None:
     node_file(root / "dev/nvidia-uvm-tools", UVM, 1)
     _user_space(root)
     for gpu in machine.gpus:
+        number = minors[gpu.index]
         own = folder / "gpus" / gpu.pci_bus_id
         own.mkdir(parents=True)
         (own / "information").write_text(
             f"Model: \t\t {gpu.model.name}\nGPU UUID: \t {gpu.uuid}\nBus Location: \t {gpu.pci_bus_id}\n"
-            f"Device Minor: \t {gpu.index}\n"
+            f"Device Minor: \t {number}\n"
         )
-        node_file(root / f"dev/nvidia{gpu.index}", 195, gpu.index)
+        node_file(root / f"dev/nvidia{number}", 195, number)
         for instance in range(1, 15) if gpu.model.mig else ():
-            place = folder / f"capabilities/gpu{gpu.index}/mig/gi{instance}"
+            place = folder / f"capabilities/gpu{number}/mig/gi{instance}"
             (place / "ci0").mkdir(parents=True)
-            minor = capability(gpu.index, instance)
+            minor = capability(number, instance)
             _capability(place / "access", minor)
             _capability(place / "ci0/access", minor + 1)
 
 
 def capability(gpu: int, instance: int) -> int:
-    """Return the minor number of a GPU instance's capability; the one of its compute instance follows."""
+    """Return the minor number of an instance's capability, for a GPU by its own minor; that of its compute instance follows."""
     return 3 + gpu * 136 + instance * 9
 
 

@@ -45,6 +45,7 @@ def gpus(draw: st.DrawFn, count: int) -> tuple[device.Gpu, ...]:
             mig_enabled=draw(st.booleans()),
             shareable=draw(st.booleans()),
             device_name=draw(st.sampled_from(["", f"card-{index}"])),
+            addressing_mode=draw(st.sampled_from(["", "HMM", "ATS"])),
         )
         for index in range(count)
     )
@@ -63,6 +64,7 @@ def nics(draw: st.DrawFn) -> tuple[device.Nic, ...]:
             draw(roots),
             draw(numas),
             draw(st.booleans()),
+            draw(st.sampled_from(["", f"port-{index}"])),
         )
         for index in range(draw(st.integers(0, 4)))
     )

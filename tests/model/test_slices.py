@@ -161,6 +161,56 @@ def test_link_texts_fit_and_come_back(machine: node.NodeTopology) -> None:
         assert found == sorted((link.a + link.b - gpu.index, link.links, link.gbps) for link in joined)
 
 
+def test_selectors_for_nvidias_driver_find_the_same_names_and_types() -> None:
+    """A missing attribute is a runtime error of a selector, and fails the whole pod."""
+    machine = replace(machines.build("hgx-h100", "n"), driver_version="580.65.6", cuda_version="13.0.0")
+    common = {"type", "productName", "brand", "architecture", "addressingMode"}
+    versions = {"cudaComputeCapability": "9.0.0", "driverVersion": "580.65.6", "cudaDriverVersion": "13.0.0"}
+    engines = {"multiprocessors", "copyEngines", "decoders", "encoders", "jpegEngines", "ofaEngines"}
+    for entry in (d for d in entries(cut(machine)) if not d["name"].startswith("nic")):
+        attributes, capacity = entry["attributes"], entry["capacity"]
+        assert common <= attributes.keys() and engines | {"memory"} <= capacity.keys()
+        assert {key: attributes[key] for key in versions} == {key: {"version": text} for key, text in versions.items()}
+        assert ("uuid" if attributes["type"] == {"string": "gpu"} else "parentUUID") in attributes
+    small = next(d for d in entries(cut(machine)) if d["attributes"].get("profile") == {"string": "1g.20gb"})
+    whole = next(d for d in entries(cut(machine)) if d["name"] == "gpu-0")
+    assert [d["capacity"]["multiprocessors"]["value"] for d in (small, whole)] == ["26", "132"]
+
+
+def test_a_share_of_a_gpu_takes_no_engines_but_those_it_asks_for() -> None:
+    """What has no policy is taken whole by the first share."""
+    for entry in entries(machines.build("hgx-h100", "n"), slices.layout(37)):
+        for name, amount in entry.get("capacity", {}).items():
+            policy = amount.get("requestPolicy", {"default": amount["value"]})
+            assert policy["default"] == ("1000" if name == "milli" else "0")
+
+
+def test_slices_of_an_older_driver_are_read() -> None:
+    objects = slices.encode(cut(machines.build("dgx-a100", "n")))
+    for item in objects:
+        facts = json.loads(item["metadata"]["annotations"]["muster.dev/node"])
+        for profile in (p for model in facts["models"].values() for p in model["mig"]):
+            del profile["engines"]
+        item["metadata"]["annotations"]["muster.dev/node"] = json.dumps(facts)
+        for entry in item["spec"].get("devices", ()):
+            for key in ("brand", "cudaComputeCapability", "addressingMode"):
+                entry["attributes"].pop(key, None)
+    found = slices.decode(objects)
+    assert [p.name for p in found.gpus[0].model.mig] == [p.name for p in gpu_models.A100_SXM4_80.mig]
+    assert found.gpus[0].model.compute_capability == ""
+
+
+def test_the_worst_taints_are_kept_where_a_server_takes_few() -> None:
+    def taint(key: str, effect: str) -> dict[str, str]:
+        return {"key": f"gpu.muster.dev/{key}", "effect": effect}
+
+    given = [taint(key, "NoSchedule") for key in "abcd"] + [taint("n", "None"), taint("xid", "NoExecute")]
+    for minor, kept in ((34, ["a", "b", "c", "xid"]), (37, ["a", "b", "c", "d", "n", "xid"])):
+        objects = slices.encode(machines.build("dgx-1v", "n"), 1, slices.layout(minor), taints={"gpu-3": given})
+        (entry,) = [d for item in objects for d in item["spec"]["devices"] if d["name"] == "gpu-3"]
+        assert [one["key"].rpartition("/")[2] for one in entry["taints"]] == kept
+
+
 # Bad input
 
 

@@ -134,7 +134,7 @@ int nvmlDeviceGetBrand(void *h, u32 *out) { DEVICE(h); *out = g->brand; return O
 int nvmlDeviceGetArchitecture(void *h, u32 *out) { DEVICE(h); *out = g->architecture; return OK; }
 int nvmlDeviceGetCudaComputeCapability(void *h, int *a, int *b) { DEVICE(h); *a = g->cc_major; *b = g->cc_minor; return OK; }
 int nvmlDeviceGetNumaNodeId(void *h, u32 *out) { DEVICE(h); (void)g; (void)out; return UNSUPPORTED; }
-int nvmlDeviceGetAddressingMode(void *h, void *out) { DEVICE(h); (void)g; ((u32 *)out)[1] = 0; return OK; }
+int nvmlDeviceGetAddressingMode(void *h, void *out) { DEVICE(h); ((u32 *)out)[1] = g->addressing; return OK; }
 int nvmlDeviceGetCpuAffinity(void *h, u32 size, unsigned long *out) {
   DEVICE(h);
   for (u32 i = 0; i < size; i++) out[i] = i < 8 ? g->cpus[i] : 0;

@@ -31,7 +31,7 @@ static int shape(Gpu_t *g, u32 number, Shape2 *out) {
     Profile_t *p = &g->profile[i];
     if (p->number != number) continue;
     int whole = p->slices == g->compute_slices;
-    *out = (Shape2){out->version, p->id, whole, p->slices, p->count, p->sms, p->slices, p->media, 0, p->media, p->media,
+    *out = (Shape2){out->version, p->id, whole, p->slices, p->count, p->sms, p->ce, p->dec, p->enc, p->jpeg, p->ofa,
                     p->memory_mib, ""};
     memcpy(out->name, p->name, 96);
     return OK;
