@@ -170,6 +170,7 @@ async def _end(pen: pens.Pen, metadata: Item) -> None:
     path = paths.of(names.API_VERSION, names.PLURAL, metadata["namespace"], metadata["name"])
     try:
         await pen.delete(path, metadata["uid"], metadata["resourceVersion"])
+        faultpoint.reach("record-deleted")
     except errors.ApiError as error:
         if not (error.missing or error.conflict):
             raise

@@ -32,7 +32,7 @@ EVERY = [
 
 def test_the_points_are_those_in_the_code() -> None:
     code = "".join(path.read_text() for path in (ROOT / "scheduler").rglob("*.py"))
-    assert sorted(re.findall(r'faultpoint\.reach\("([^"]+)"\)', code)) == sorted(faultpoint.POINTS)
+    assert set(re.findall(r'faultpoint\.reach\("([^"]+)"\)', code)) == set(faultpoint.POINTS)
 
 
 @pytest.fixture
