@@ -45,8 +45,8 @@ test: lint types arch ## everything that CI runs
 test-assumptions: $(STAMP) ## what Muster assumes of Kubernetes, on the newest version and on the floor
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/testbed/assumptions tests/testbed/test_controllers.py
 
-test-live: $(STAMP) ## the end-to-end tests on a real control plane alone
-	MUSTER_ROUNDS=200 $(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/live
+test-live: $(STAMP) ## the end-to-end tests alone, all of them on the newest Kubernetes and on the oldest
+	MUSTER_TESTBED_REQUIRED=1 MUSTER_FLOOR=1 MUSTER_ROUNDS=200 $(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/live
 
 test-fast: $(STAMP) ## the quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not testbed" scheduler simulator dra_driver tests

@@ -1,7 +1,12 @@
-"""One site for all end-to-end tests of a session, and a team's namespace for each."""
+"""One site for all end-to-end tests of a session, and a team's namespace for each.
+
+All tests run on the newest version of Kubernetes; those marked `floor` also on the oldest that Muster supports, and with
+``MUSTER_FLOOR=1`` (`make test-live`) all of them do. ``MUSTER_KUBERNETES=1.34`` runs all on that version alone.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
@@ -10,7 +15,18 @@ from scheduler.apiserver import client
 from tests.live import site as sites
 from tests.live import team as teams
 from tests.testbed import cluster as clusters
-from tests.testbed import fixtures
+from tests.testbed import fixtures, versions
+
+ONE = os.environ.get("MUSTER_KUBERNETES", "")
+VERSIONS = [versions.kubernetes(ONE).version] if ONE else [versions.NEWEST, versions.FLOOR]
+WHOLE = bool(ONE or os.environ.get("MUSTER_FLOOR"))
+"""Whether all tests run on the floor too."""
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def kubernetes_version(request: pytest.FixtureRequest) -> str:
+    """The version of the clusters of a test."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +71,30 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder; all are on one worker, which has the one site."""
+@pytest.hookimpl(tryfirst=True)  # before the groups are read by the distribution of tests over workers
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder, keep those of one cluster on one worker, and leave out what the floor need not run."""
+    left_out = [item for item in items if here(item) and version_of(item) == versions.FLOOR and not wanted(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
-        if item.path.parent.name == "live" and item.path.name != "test_witness.py":
-            for mark in (pytest.mark.testbed, pytest.mark.slow, pytest.mark.xdist_group("live")):
+        if here(item) and item.path.name != "test_witness.py":
+            home = "site" if "live_site" in getattr(item, "fixturenames", ()) else item.path.stem
+            group = pytest.mark.xdist_group(f"live-{home}-{version_of(item)}")
+            for mark in (pytest.mark.testbed, pytest.mark.slow, group):
                 item.add_marker(mark)
+
+
+def here(item: pytest.Item) -> bool:
+    return item.path.parent.name == "live"
+
+
+def version_of(item: pytest.Item) -> str:
+    """Return the version on which a test runs, "" for one that does not say."""
+    call = getattr(item, "callspec", None)
+    return str(call.params.get("kubernetes_version", "")) if call else ""
+
+
+def wanted(item: pytest.Item) -> bool:
+    return WHOLE or item.get_closest_marker("floor") is not None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import parser, samples
 
 from scheduler.apiserver import client
 from tests.kube import live
@@ -107,6 +108,10 @@ class Site:
         with urllib.request.urlopen(f"https://127.0.0.1:{self.webhook_port}{path}", timeout=5, context=tls) as answer:
             text: str = answer.read().decode()
         return text
+
+    def metrics(self) -> list[samples.Sample]:
+        """Return what Muster counts and measures, sample by sample."""
+        return [one for family in parser.text_string_to_metric_families(self.get("/metrics")) for one in family.samples]
 
     def extender(self) -> dict[str, Any]:
         """Return the entry of kube-scheduler's configuration."""

@@ -165,10 +165,41 @@ class Team:
                 given[one["metadata"]["ownerReferences"][0]["name"]] = rows
         return given
 
+    async def planned(self, name: str, count: int) -> list[Obj]:
+        """Wait until a gang runs with so many pods, each where the plan has it and with exactly the planned devices.
+
+        Returns its pods in rank order.
+        """
+        order = (await self.until(lambda: self._whole(name, count)))["spec"]["plan"]["pods"]
+        assert [one["rank"] for one in order] == list(range(count))
+        pods = {one["metadata"]["name"]: one for one in await self.pods()}
+        devices = await self.devices()
+        for one in order:
+            assert pods[one["name"]]["metadata"]["uid"] == one["uid"]
+            assert pods[one["name"]]["spec"]["nodeName"] == one["node"]
+            [claim] = one["claims"]
+            assert devices[one["name"]] == [
+                f"{row.get('pool', one['node'])}/{row['device']}" for row in claim["devices"]
+            ]
+        return [pods[one["name"]] for one in order]
+
+    async def _whole(self, name: str, count: int) -> Any:
+        """Return a placement that runs with so many pods, all of which are bound; None while there is none."""
+        found = await self.placement(name)
+        if not found or found.get("status", {}).get("phase") != "Running":
+            return None
+        placed = {one["uid"] for one in (found["spec"].get("plan") or {}).get("pods", ())}
+        bound = {one["metadata"]["uid"] for one in await self.pods() if one["spec"].get("nodeName")}
+        return found if len(placed) == count and placed <= bound else None
+
     async def racks(self, pods: Iterable[Obj]) -> set[str]:
         """Return the racks on whose machines pods run."""
+        return await self.labels(pods, work.RACK)
+
+    async def labels(self, pods: Iterable[Obj], key: str) -> set[str]:
+        """Return what a label says on the machines on which pods run; a machine without it fails."""
         found = {one["metadata"]["name"]: one for one in await self.nodes()}
-        return {found[one["spec"]["nodeName"]]["metadata"]["labels"][work.RACK] for one in pods}
+        return {found[one["spec"]["nodeName"]]["metadata"]["labels"][key] for one in pods}
 
     async def nodes(self) -> list[Obj]:
         return (await self.api.list("/api/v1/nodes"))[0]
@@ -179,6 +210,15 @@ class Team:
         return [
             (f"{one['regarding']['kind']}/{one['regarding']['name']}", one["reason"], one["note"]) for one in listed
         ]
+
+    async def told(self, regarding: str, reason: str, note: str = "") -> str:
+        """Wait for the Event of an object with a reason, and a note that holds some words; returns the whole note."""
+
+        async def ask() -> str:
+            found = (one for about, word, one in self.events() if (about, word) == (regarding, reason))
+            return next((one for one in found if note in one), "")
+
+        return str(await self.until(ask))
 
     async def until(self, ask: Callable[[], Awaitable[Any]], within_s: float = WAIT_S) -> Any:
         """Ask until the answer is true, and return it."""

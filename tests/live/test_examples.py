@@ -31,30 +31,18 @@ async def apply(team: teams.Team, name: str) -> None:
     await team.apply(*example("claims"), *(one for one in items if one["kind"] not in SHARED))
 
 
-async def planned(team: teams.Team, placement: str, count: int) -> tuple[Obj, list[Obj]]:
-    """Wait until a gang runs with so many pods; returns its plan, and its pods in rank order."""
-    found = await team.phase(placement, "Running")
-    pods = {one["metadata"]["name"]: one for one in await team.pods()}
-    order = found["spec"]["plan"]["pods"]
-    assert [one["rank"] for one in order] == list(range(count))
-    devices = await team.devices()
-    for one in order:
-        [claim] = one["claims"]
-        assert devices[one["name"]] == [f"{row.get('pool', one['node'])}/{row['device']}" for row in claim["devices"]]
-    return found, [pods[one["name"]] for one in order]
-
-
 async def test_a_job_is_in_one_rack(team: teams.Team) -> None:
     await apply(team, "job")
     await team.bound(4)
-    _, pods = await planned(team, "job-pretrain", 4)
+    pods = await team.planned("job-pretrain", 4)
     assert len(await team.racks(pods)) == 1
 
 
 async def test_the_roles_of_a_jobset_start_together(team: teams.Team) -> None:
     await apply(team, "jobset")
     await team.bound(3)
-    found, pods = await planned(team, "jobset-finetune", 3)
+    pods = await team.planned("jobset-finetune", 3)
+    found = await team.placement("jobset-finetune")
     assert [(one["name"], one["count"]) for one in found["spec"]["roles"]] == [("trainer", 2), ("evaluator", 1)]
     assert len(await team.racks(pods[:2])) == 1
     assert [len(rows) for rows in (await team.devices()).values() if len(rows) != 8] == [1]
@@ -63,7 +51,7 @@ async def test_the_roles_of_a_jobset_start_together(team: teams.Team) -> None:
 async def test_segments_are_on_one_nvlink_domain_each(team: teams.Team) -> None:
     await apply(team, "segments")
     await team.bound(4)
-    _, pods = await planned(team, "job-moe", 4)
+    pods = await team.planned("job-moe", 4)
     index = [one["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] for one in pods]
     assert index == ["0", "1", "2", "3"], "the rank is the completion index"
     fabrics = {one["metadata"]["name"]: one["metadata"]["labels"].get(CLIQUE) for one in await team.nodes()}
@@ -75,17 +63,17 @@ async def test_each_replica_of_a_leader_worker_set_is_a_gang(team: teams.Team) -
     await apply(team, "leaderworkerset")
     await team.bound(4)
     for group in ("0", "1"):
-        _, pods = await planned(team, f"lws-serve-{group}", 2)
+        pods = await team.planned(f"lws-serve-{group}", 2)
         assert len(await team.racks(pods)) == 1
 
 
 async def test_plain_pods_have_the_ranks_and_the_tenant_that_they_name(team: teams.Team) -> None:
     await apply(team, "pods")
     await team.bound(2)
-    found, pods = await planned(team, "gang-ring", 2)
+    pods = await team.planned("gang-ring", 2)
     assert [one["metadata"]["name"] for one in pods] == ["ring-b", "ring-a"]
     assert [one["metadata"]["annotations"][names.PLANNED_RANK] for one in pods] == ["0", "1"]
-    assert found["spec"]["tenant"] == "research"
+    assert (await team.placement("gang-ring"))["spec"]["tenant"] == "research"
     assert len(await team.racks(pods)) == 1
 
 
@@ -94,42 +82,30 @@ async def test_a_pod_group_grows_by_pods_that_come_later(team: teams.Team) -> No
         pytest.skip("PodGroup v1beta1 is served from 1.37 on")
     await apply(team, "podgroup")
     await team.bound(2)
-    await planned(team, "podgroup-batch-a", 2)
+    await team.planned("podgroup-batch-a", 2)
     _, first, _ = example("podgroup")
     await team.create([first | {"metadata": {"name": "batch-a-2"}}])
     await team.bound(3)
-    await grown(team, "podgroup-batch-a", 3)
-
-
-async def grown(team: teams.Team, placement: str, count: int) -> None:
-    """Wait until so many pods of a gang are placed and bound."""
-
-    async def ask() -> bool:
-        found = await team.placement(placement)
-        placed = [one["uid"] for one in ((found or {}).get("spec", {}).get("plan") or {}).get("pods", ())]
-        bound = [one["metadata"]["uid"] for one in await team.pods() if one["spec"].get("nodeName")]
-        return len(placed) == count and set(placed) <= set(bound)
-
-    await team.until(ask)
+    await team.planned("podgroup-batch-a", 3)
 
 
 async def test_an_elastic_gang_starts_small_and_grows(team: teams.Team) -> None:
     await team.create(work.gang("others", 6))
     await team.bound(6)
     await apply(team, "elastic")
-    await grown(team, "job-rollout", 2)
+    await team.planned("job-rollout", 2)
     for i in range(6):
         await team.api.delete(team.path("v1", "pods", f"others-{i}"), grace_s=0)
-    await grown(team, "job-rollout", 4)
+    await team.planned("job-rollout", 4)
     more = {"spec": {"parallelism": 5, "completions": 5}}
     await team.api.patch(team.path(work.BATCH, "jobs", "rollout"), more)
-    await grown(team, "job-rollout", 5)
+    await team.planned("job-rollout", 5)
 
 
 async def test_a_job_goes_through_a_queue(team: teams.Team) -> None:
     await apply(team, "kueue")
     await team.bound(2)
-    _, pods = await planned(team, "job-queued", 2)
+    pods = await team.planned("job-queued", 2)
     assert len(await team.racks(pods)) == 1
 
 

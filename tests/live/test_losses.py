@@ -1,11 +1,12 @@
 """What users, drivers and machines do to gangs that run; afterwards nothing is held by nobody.
 
-Each test ends with one gang that needs every device of the fleet: whatever leaked, in the API or in Muster's memory,
-would keep it waiting.
+Each test ends with Muster's own account, in which nothing may be left, and with one gang that needs every device of the
+fleet: whatever leaked, in the API or in Muster's memory, would keep it waiting.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -20,17 +21,29 @@ from tests.testbed.fleet import create
 WHOLE = {"machines": work.job_spec(8), "trays": work.job_spec(4, "four")}
 SICK = {"key": "gpu.muster.dev/unhealthy", "effect": "NoExecute"}
 ATTEMPT = "jobset.sigs.k8s.io/restart-attempt"
+GPUS = "muster_gpus"
+HELD = ("muster_gangs", "muster_reserved_gpus", "muster_shared_devices")
 
 
 @pytest.fixture
 async def after(team: teams.Team) -> AsyncIterator[teams.Team]:
-    """A team after whose test all devices of the fleet can be given away at once."""
+    """A team after whose test nothing is held, and all devices of the fleet can be given away at once."""
     yield team
     await team.empty()
+    await team.until(lambda: asyncio.sleep(0, idle(team.site)))
     await team.apply(work.jobset("whole", WHOLE))
     await team.bound(12)
     given = [row for rows in (await team.devices()).values() for row in rows]
     assert len(given) == len(set(given)) == 80
+
+
+def idle(site: sites.Site) -> bool:
+    """Tell whether Muster follows no gang, holds no device and knows of none that two claims have."""
+    found = site.metrics()
+    held = [one for one in found if one.name in HELD or (one.name == GPUS and one.labels["state"] != "free")]
+    assert {one.name for one in held} == {*HELD, GPUS}
+    free = sum(one.value for one in found if one.name == GPUS and one.labels["state"] == "free")
+    return free == 80 and not any(one.value for one in held)
 
 
 async def running(team: teams.Team, pods: int = 3) -> dict[str, teams.Obj]:
@@ -122,7 +135,9 @@ async def test_a_jobset_that_restarts_runs_whole_again(after: teams.Team) -> Non
         return len(found) == 4 and attempts == {"1"} and all(one["spec"].get("nodeName") for one in found)
 
     await after.until(restarted)
-    await after.phase("jobset-train", "Running")
+    await whole(after, 4)
+    now = await after.planned("jobset-train", 4)
+    assert not {one["metadata"]["uid"] for one in now} & {one["metadata"]["uid"] for one in pods.values()}
 
 
 async def test_a_jobset_that_is_suspended_gives_its_devices_back_and_takes_others_later(after: teams.Team) -> None:
@@ -138,6 +153,57 @@ async def test_a_jobset_that_is_suspended_gives_its_devices_back_and_takes_other
     for i in range(6):
         await after.api.delete(after.path("v1", "pods", f"other-{i}"), grace_s=0)
     await whole(after, 4)
+
+
+async def test_a_jobset_is_scaled_by_another_in_its_place(after: teams.Team) -> None:
+    """JobSet 0.12 refuses other sizes while it runs; nothing moves then. Users delete it and apply the other size."""
+    path = after.path(work.JOBSET, "jobsets", "train")
+    notes = work.IN_ONE_RACK
+    await after.apply(work.jobset("train", {"workers": work.job_spec(2, notes=notes)}))
+    before = await after.planned("jobset-train", 2)
+    for change in ({"replicas": 2}, {"template": {"spec": work.job_spec(4, notes=notes)}}):
+        larger = (await after.api.get(path))["spec"]["replicatedJobs"]
+        larger[0] |= change
+        with pytest.raises(errors.ApiError, match="immutable"):
+            await after.api.patch(path, {"spec": {"replicatedJobs": larger}})
+    assert await after.planned("jobset-train", 2) == before
+    for size in (4, 1):
+        await after.delete(work.JOBSET, "jobsets", "train")
+        await after.until(after.nothing)
+        await after.apply(work.jobset("train", {"workers": work.job_spec(size, notes=notes)}))
+        assert len(await after.racks(await after.planned("jobset-train", size))) == 1
+
+
+async def test_a_leader_worker_set_gets_more_replicas_and_fewer(after: teams.Team) -> None:
+    path = after.path(work.LWS, "leaderworkersets", "decode")
+    await after.apply(work.leader_worker_set("decode", 2, notes=work.IN_ONE_RACK))
+    first = await after.planned("lws-decode-0", 2)
+    await after.api.patch(path, {"spec": {"replicas": 3}})
+    for group in (1, 2):
+        assert len(await after.racks(await after.planned(f"lws-decode-{group}", 2))) == 1
+    assert await uids(after, "lws-decode-0") == [one["metadata"]["uid"] for one in first], (
+        "a replica that ran was moved"
+    )
+    await after.api.patch(path, {"spec": {"replicas": 1}})
+    for group in (1, 2):
+        await after.until(lambda group=group: absent(after, f"lws-decode-{group}"))
+    await after.bound(2)
+    assert await uids(after, "lws-decode-0") == [one["metadata"]["uid"] for one in first]
+    await after.until(lambda: only(after, first))
+
+
+async def uids(team: teams.Team, placement: str) -> list[str]:
+    """Return the pods of a gang that runs, in rank order."""
+    return [one["metadata"]["uid"] for one in await team.planned(placement, 2)]
+
+
+async def absent(team: teams.Team, placement: str) -> bool:
+    return await team.placement(placement) is None
+
+
+async def only(team: teams.Team, pods: list[teams.Obj]) -> bool:
+    """Tell whether nobody but some pods has devices."""
+    return set(await team.devices()) == {one["metadata"]["name"] for one in pods}
 
 
 async def test_a_job_grows_and_shrinks(after: teams.Team) -> None:
@@ -176,6 +242,7 @@ async def test_a_device_that_its_driver_taints_is_left_and_the_gang_goes_on(afte
         await after.api.patch(path, {"spec": {"devices": devices}})
 
 
+@pytest.mark.floor
 async def test_a_node_that_is_deleted_under_a_gang_is_replaced(after: teams.Team) -> None:
     pods = await plain(after)
     node = pods["train-0"]["spec"]["nodeName"]

@@ -10,6 +10,7 @@ import pytest
 from scheduler.apiserver import client
 from scheduler.model import machines, names
 from tests.driver import live as driver
+from tests.hardware import machine
 from tests.live import site as sites
 from tests.live import team as teams
 from tests.live import work
@@ -88,3 +89,42 @@ async def test_a_ring_sees_its_devices_and_passes_its_token_in_rank_order(
             token = json.loads(told[1])["ring"]
     order = [f"{one['rank']}:{one['name']}" for one in sorted(planned, key=lambda one: one["rank"])]
     assert token == order * 2, "two laps"
+
+
+async def test_a_gpu_that_becomes_sick_costs_its_pod_the_place_and_the_gang_goes_on(
+    real_team: teams.Team, real_site: tuple[sites.Site, dict[str, driver.Driver]]
+) -> None:
+    """The driver sees the XID and taints the GPU, Kubernetes evicts the pod, Muster plans its successor elsewhere."""
+    team, (site, drivers) = real_team, real_site
+    if not site.tainted:
+        pytest.skip("no device taints before 1.36")
+    gang = [running_pod(i) for i in range(2)]
+    await team.create(gang)
+    before = {one["metadata"]["name"]: one for one in await team.planned("gang-two", 2)}
+    sick, node = (await team.devices())["w-0"], before["w-0"]["spec"]["nodeName"]
+    hurt = drivers[node]
+    device = sick[0].partition("/")[2]
+    index = next(gpu.index for gpu in hurt.machine.gpus if gpu.name == device)
+    machine.change(hurt.state, index, recovery=1)
+    machine.xid(hurt.state, index, 79)
+    await team.until(lambda: evicted(team, before["w-0"]), 60)
+    assert f"{driver.DRIVER}/xid" in driver.taints(hurt, device)
+    await team.create(gang[:1])
+    after = {one["metadata"]["name"]: one for one in await team.planned("gang-two", 2)}
+    assert after["w-1"]["metadata"]["uid"] == before["w-1"]["metadata"]["uid"], "a pod that ran well was moved"
+    assert sick[0] not in (await team.devices())["w-0"]
+
+
+def running_pod(index: int) -> teams.Obj:
+    """Return a pod of a gang of two that runs until it is ended."""
+    pod = objects.pod(f"w-{index}", ["run"], template="four")
+    pod["metadata"]["annotations"] = {names.GANG_NAME: "two", names.GANG_SIZE: "2"}
+    return pod
+
+
+async def evicted(team: teams.Team, pod: teams.Obj) -> bool:
+    """Tell whether a pod is gone, or has ended; then it is deleted, as its controller would."""
+    found = await team.get("v1", "pods", pod["metadata"]["name"])
+    if found and found["status"].get("phase") in ("Failed", "Succeeded"):
+        await team.api.delete(team.path("v1", "pods", pod["metadata"]["name"]), grace_s=0)
+    return found is None

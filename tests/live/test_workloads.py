@@ -7,28 +7,24 @@ import pytest
 from scheduler.model import levels, names
 from tests.live import team as teams
 from tests.live import work
-from tests.testbed.controllers import kueue, manifests
 
 GROUP = "leaderworkerset.sigs.k8s.io/group-index"
+CLIQUE = "nvidia.com/gpu.clique"
 EIGHT = [f"gpu-{i}" for i in range(8)]
 
 
-async def lands_in_one_rack(team: teams.Team, placement: str, count: int = 4) -> None:
+async def lands_in_one_rack(team: teams.Team, placement: str, count: int = 4) -> list[teams.Obj]:
     """Check what a gang of pods with eight GPUs each has come to: one rack, and the planned devices in each claim."""
-    pods = await team.bound(count)
-    assert len(await team.racks(pods.values())) == 1
-    assert len({one["spec"]["nodeName"] for one in pods.values()}) == count
-    found = await team.phase(placement, "Running")
-    planned = {one["name"]: one for one in found["spec"]["plan"]["pods"]}
-    assert planned.keys() == pods.keys()
+    pods = await team.planned(placement, count)
+    assert len(await team.racks(pods)) == 1
+    assert len({one["spec"]["nodeName"] for one in pods}) == count
     devices = await team.devices()
-    for name, one in planned.items():
-        assert pods[name]["spec"]["nodeName"] == one["node"]
-        [claim] = one["claims"]
-        assert devices[name] == [f"{row.get('pool', one['node'])}/{row['device']}" for row in claim["devices"]]
-        assert sorted(devices[name]) == [f"{one['node']}/{device}" for device in EIGHT]
+    for one in pods:
+        assert sorted(devices[one["metadata"]["name"]]) == [f"{one['spec']['nodeName']}/{gpu}" for gpu in EIGHT]
+    return pods
 
 
+@pytest.mark.floor
 async def test_a_jobset_lands_in_one_rack(team: teams.Team) -> None:
     await team.apply(work.jobset("train", {"workers": work.job_spec(4, notes=work.IN_ONE_RACK)}))
     await lands_in_one_rack(team, "jobset-train")
@@ -39,33 +35,38 @@ async def test_a_jobset_lands_in_one_rack(team: teams.Team) -> None:
     assert "GangPlanned" in told and "4 pods on 4 nodes in rack" in told and "JobSet/train" in told
 
 
+@pytest.mark.floor
 async def test_a_job_lands_in_one_rack(team: teams.Team) -> None:
     await team.apply(work.job("train", 4, notes=work.IN_ONE_RACK))
     await lands_in_one_rack(team, "job-train")
 
 
+@pytest.mark.floor
 async def test_each_replica_of_a_leader_worker_set_lands_in_one_rack(team: teams.Team) -> None:
     await team.apply(work.leader_worker_set("decode", 4, replicas=2, notes=work.IN_ONE_RACK))
-    pods = await team.bound(8)
     racks = []
     for group in ("0", "1"):
-        await team.phase(f"lws-decode-{group}", "Running")
-        racks.append(await team.racks(one for one in pods.values() if one["metadata"]["labels"][GROUP] == group))
-    assert all(len(found) == 1 for found in racks) and racks[0] != racks[1]
+        pods = await lands_in_one_rack(team, f"lws-decode-{group}")
+        assert {one["metadata"]["labels"][GROUP] for one in pods} == {group}
+        racks.append(await team.racks(pods))
+    assert racks[0] != racks[1]
 
 
 async def test_plain_pods_that_name_their_gang_land_in_one_rack(team: teams.Team) -> None:
     await team.create(work.gang("train", 4, notes=work.IN_ONE_RACK))
-    await lands_in_one_rack(team, "gang-train")
-    found = await team.placement("gang-train")
-    assert [one["name"] for one in found["spec"]["plan"]["pods"]] == [f"train-{i}" for i in range(4)]
+    pods = await lands_in_one_rack(team, "gang-train")
+    assert [one["metadata"]["name"] for one in pods] == [f"train-{i}" for i in range(4)]
 
 
-async def test_a_gang_of_trays_is_on_one_nvlink_domain(team: teams.Team) -> None:
-    await team.create(work.gang("wide", 4, "four", notes={names.REQUIRED_LEVEL: levels.NVLINK_LEVEL}))
-    pods = await team.bound(4)
-    [rack] = await team.racks(pods.values())
-    assert rack == "e2e-b01-r00"
+@pytest.mark.floor
+async def test_a_jobset_of_trays_is_on_one_nvlink_domain(team: teams.Team) -> None:
+    """There a domain is more than a machine: four trays of four GPUs."""
+    workers = work.job_spec(4, "four", notes={names.REQUIRED_LEVEL: levels.NVLINK_LEVEL})
+    await team.apply(work.jobset("wide", {"workers": workers}))
+    pods = await team.planned("jobset-wide", 4)
+    assert len({one["spec"]["nodeName"] for one in pods}) == 4
+    assert len(await team.labels(pods, CLIQUE)) == 1
+    assert await team.racks(pods) == {"e2e-b01-r00"}
 
 
 async def test_a_pod_group_of_kubernetes_is_a_gang(team: teams.Team) -> None:
@@ -75,24 +76,3 @@ async def test_a_pod_group_of_kubernetes_is_a_gang(team: teams.Team) -> None:
     group = {"podGroupName": "train"}
     await team.create(work.pod(f"w-{i}", notes=work.IN_ONE_RACK, schedulingGroup=group) for i in range(4))
     await lands_in_one_rack(team, "podgroup-train")
-
-
-async def test_a_jobset_that_kueue_admits_lands_in_one_rack(team: teams.Team) -> None:
-    """Kueue's real controller asks our check, and the pods come to the devices that were kept for them."""
-    quota = {"cpu": 64, "memory": "64Gi", "muster.dev/gpu": 32}
-    await kueue_queue(team, quota)
-    await team.apply(work.jobset("train", {"workers": work.job_spec(4, notes=work.IN_ONE_RACK)}, queue="main"))
-    await lands_in_one_rack(team, "jobset-train")
-    [workload] = await team.list(kueue.VERSION, "workloads")
-    [check] = workload["status"]["admissionChecks"]
-    assert check["name"] == "muster-placement" and check["state"] == "Ready"
-    assert "rack" in check["message"]
-    for one in await team.pods():
-        assert one["metadata"]["labels"][names.GANG] == "jobset-train"
-
-
-async def kueue_queue(team: teams.Team, quota: dict[str, str | int]) -> None:
-    """Make a queue of the team that requires the check of deploy/."""
-    check = "muster-placement"
-    objects = [kueue.flavor(team.name), kueue.cluster_queue_of(team.name, quota, check)]
-    await manifests.apply(team.api, [*objects, kueue.local_queue(team.name, "main", team.name)])
