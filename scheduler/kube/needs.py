@@ -116,7 +116,8 @@ def of_exact(name: str, request: claim.Request, found: Classes, catalog: catalog
     where = place(name, request.name)
     own = found.get(request.device_class)
     if own is None:
-        raise RequestError(where, f"there is no DeviceClass {request.device_class}", passing=True)
+        problem = f"there is no DeviceClass {request.device_class}; create it, or name another in deviceClassName"
+        raise RequestError(where, problem, passing=True)
     milli, rest = _shares(where, request)
     wanted = catalogs.Wanted((*own.selectors, *request.selectors), rest)
     try:
@@ -124,7 +125,9 @@ def of_exact(name: str, request: claim.Request, found: Classes, catalog: catalog
     except catalogs.Unselectable as error:
         owner = f"DeviceClass {own.name}" if error.expression in own.selectors else "selectors"
         shown = error.expression if len(error.expression) <= 200 else error.expression[:197] + "..."
-        raise RequestError(where, f"can't be planned by Muster; {owner}: {shown!r}: {error}") from error
+        raise RequestError(
+            where, f"can't be planned by Muster; {owner}: {shown!r}: {error}; write it otherwise"
+        ) from error
     if wanted not in catalog.meanings:
         catalog.meanings[wanted] = _meaning(where, match, catalog)
     kind, sorts, profile = catalog.meanings[wanted]

@@ -119,7 +119,19 @@ def _no_such_level(fleet: topology.Topology, gang: gangs.Gang) -> reasons.Reject
     """Return the refusal of a gang that names a level which the fleet does not have."""
     known = fleet.tree.levels
     unknown = next((name for name in levels(gang) if name not in known), None)
-    return None if unknown is None else refusal.no_such_level(gang, unknown, known)
+    return None if unknown is None else refusal.no_such_level(gang, unknown, _fields(gang, unknown), known)
+
+
+def _fields(gang: gangs.Gang, level: str) -> list[str]:
+    """Return the fields in which a gang names a level."""
+    constraints = [gang.constraint, *(role.constraint for role in gang.roles)]
+    named = {
+        "required level": [one.required for one in constraints],
+        "preferred level": [one.preferred for one in constraints],
+        "segment level": [role.segment.level for role in gang.roles if role.segment],
+        "spread level": [role.spread.level for role in gang.roles if role.spread],
+    }
+    return [field for field, found in named.items() if level in found]
 
 
 def lone(gang: gangs.Gang) -> bool:

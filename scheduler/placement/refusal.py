@@ -41,9 +41,9 @@ class Block:
         )
 
 
-def no_such_level(gang: gangs.Gang, level: str, levels: Sequence[str]) -> reasons.Rejection:
-    """Return the refusal of a gang that names a level which the fabric does not have."""
-    detail = f"levels are {', '.join(levels)}"
+def no_such_level(gang: gangs.Gang, level: str, fields: Sequence[str], levels: Sequence[str]) -> reasons.Rejection:
+    """Return the refusal of a gang that names a level, in some fields, which the fabric does not have."""
+    detail = f"{' and '.join(fields)}: write one of {', '.join(levels)}"
     return reasons.Rejection(gang.name, reasons.Reason.NO_SUCH_LEVEL, level, permanent=True, detail=detail)
 
 

@@ -124,7 +124,7 @@ def test_asked(specs: tuple[claim.Spec, ...], fields: dict[str, Any]) -> None:
 
 
 REFUSALS: list[tuple[claim.Spec, str, bool]] = [
-    (spec(exactly("g", "nobody")), "claim c0: request g: there is no DeviceClass nobody", True),
+    (spec(exactly("g", "nobody")), "claim c0: request g: there is no DeviceClass nobody; create it, or", True),
     (spec(exactly("g", GPU, 1, f"{MODEL} == 'B200'")), "request g: no device of the cluster suits", True),
     (
         spec(exactly("g", GPU, 1, f"{OURS}.index == 3")),

@@ -215,8 +215,11 @@ class Team:
         """Wait for the Event of an object with a reason, and a note that holds some words; returns the whole note."""
 
         async def ask() -> str:
-            found = (one for about, word, one in self.events() if (about, word) == (regarding, reason))
-            return next((one for one in found if note in one), "")
+            for one in await self.list("events.k8s.io/v1", "events"):
+                about = f"{one['regarding']['kind']}/{one['regarding']['name']}"
+                if (about, one["reason"]) == (regarding, reason) and note in one["note"]:
+                    return str(one["note"])
+            return ""
 
         return str(await self.until(ask))
 

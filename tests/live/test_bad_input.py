@@ -20,7 +20,7 @@ from tests.live import site as sites
 from tests.live import team as teams
 from tests.live import work
 
-LEVELS = "levels are cluster, zone, block, rack, nvlink-domain, node"
+LEVELS = "cluster, zone, block, rack, nvlink-domain, node"
 
 
 @pytest.fixture
@@ -34,80 +34,85 @@ async def unharmed(team: teams.Team) -> AsyncIterator[teams.Team]:
     assert team.site.home.parts.parts[sites.NAME].pid == before and team.site.ready()
 
 
-async def refused(team: teams.Team, placement: str, about: str, word: str, reason: str, text: str) -> None:
+async def refused(team: teams.Team, gang: str, word: str, reason: str, text: str) -> None:
     """Check that a gang is refused in the same words by an Event, the status and each condition."""
-    found = await team.phase(placement, "Rejected")
+    found = await team.phase(f"gang-{gang}", "Rejected")
     assert (found["status"]["reason"], found["status"]["message"]) == (reason, text)
     told = [(one["status"], one["reason"], one["message"]) for one in found["status"]["conditions"]]
     assert told == [("False", reason, text)] * 3
-    assert await team.told(about, word) == text
+    assert await team.told(f"Pod/{gang}-0", word) == text
     assert not any(one["spec"].get("nodeName") for one in await team.pods())
 
 
-@pytest.mark.parametrize(
-    "notes",
-    [
-        {names.REQUIRED_LEVEL: "row"},
-        {names.PREFERRED_LEVEL: "row"},
-        {names.SEGMENT_LEVEL: "row", names.SEGMENT_SIZE: "1"},
-    ],
-    ids=["required", "preferred", "segment"],
-)
-async def test_a_level_that_the_fleet_does_not_have(unharmed: teams.Team, notes: dict[str, str]) -> None:
-    await unharmed.create(work.gang("bad", 2, "one", notes=notes))
-    text = f"NoSuchLevel: no row can hold gang {unharmed.name}/gang-bad even when empty ({LEVELS})"
-    await refused(unharmed, "gang-bad", "Pod/bad-0", "GangRejected", "NoSuchLevel", text)
-
-
-def wrong(where: str, key: str, problem: str, got: str, remedy: str) -> str:
-    """Return a sentence about an annotation as users read it."""
-    return f"{where}, field metadata.annotations[{key}]: {problem}, got {got!r}; {remedy}"
+async def test_levels_that_the_fleet_does_not_have(unharmed: teams.Team) -> None:
+    asked = {
+        "required": {names.REQUIRED_LEVEL: "row"},
+        "preferred": {names.PREFERRED_LEVEL: "row"},
+        "segment": {names.SEGMENT_LEVEL: "row", names.SEGMENT_SIZE: "1"},
+    }
+    for name, notes in asked.items():
+        await unharmed.create(work.gang(name, 2, "one", notes=notes))
+    for name in asked:
+        whole = f"NoSuchLevel: no row can hold gang {unharmed.name}/gang-{name} even when empty"
+        text = f"{whole} ({name} level: write one of {LEVELS})"
+        await refused(unharmed, name, "GangRejected", "NoSuchLevel", text)
 
 
 NUMBER = "write a whole number from 1 to 100000"
-VALUES = {
-    "size-0": ({names.GANG_SIZE: "0"}, (names.GANG_SIZE, "is not what it has to be", "0", NUMBER)),
-    "size-1": ({names.GANG_SIZE: "-1"}, (names.GANG_SIZE, "is not what it has to be", "-1", NUMBER)),
-    "size-huge": ({names.GANG_SIZE: "9" * 30}, (names.GANG_SIZE, "is not what it has to be", "9" * 30, NUMBER)),
-    "minimum": (
-        {names.MIN_MEMBER: "3"},
-        (names.MIN_MEMBER, f"is more than {names.GANG_SIZE} 2", "3", f"write at most 2, or raise {names.GANG_SIZE}"),
+SIZE, MINIMUM, RANK, SEGMENT = (
+    f"field metadata.annotations[{key}]:" for key in (names.GANG_SIZE, names.MIN_MEMBER, names.RANK, names.SEGMENT_SIZE)
+)
+LESS = f"is more than {names.GANG_SIZE} 2, got '3'; write at most 2, or raise {names.GANG_SIZE}"
+CONTRADICTIONS = {
+    "size-0": (
+        {names.GANG_SIZE: "0"},
+        f"pod POD, {SIZE} is not what it has to be, got '0'; {NUMBER}",
+        f"pod POD, {SIZE} is no number of pods, got '0'; {NUMBER}",
     ),
+    "size-below-0": (
+        {names.GANG_SIZE: "-1"},
+        f"pod POD, {SIZE} is not what it has to be, got '-1'; {NUMBER}",
+        f"pod POD, {SIZE} is no number of pods, got '-1'; {NUMBER}",
+    ),
+    "size-huge": (
+        {names.GANG_SIZE: "9" * 30},
+        f"pod POD, {SIZE} is not what it has to be, got '{'9' * 30}'; {NUMBER}",
+        f"pod POD, {SIZE} is no number of pods, got '{'9' * 30}'; {NUMBER}",
+    ),
+    "minimum": ({names.MIN_MEMBER: "3"}, f"pod POD, {MINIMUM} {LESS}", f"gang GANG, {MINIMUM} {LESS}"),
     "rank": (
         {names.RANK: "2"},
-        (names.RANK, "is outside a gang of 2 pods", "2", f"write a rank from 0 to 1, or raise {names.GANG_SIZE}"),
+        f"pod POD, {RANK} is outside a gang of 2 pods, got '2'; write a rank from 0 to 1, or raise {names.GANG_SIZE}",
+        f"pod POD, {RANK} is none of the role's 2 ranks, 0 to 1, got '2'; change it",
     ),
     "segment": (
         {names.SEGMENT_SIZE: "3", names.SEGMENT_LEVEL: work.RACK},
-        (names.SEGMENT_SIZE, f"is more than {names.GANG_SIZE} 2", "3", f"write at most 2, or raise {names.GANG_SIZE}"),
+        f"pod POD, {SEGMENT} {LESS}",
+        f"gang GANG, {SEGMENT} {LESS}",
     ),
 }
-"""Annotations of a gang of two pods that can't be followed, and what is told of them."""
+"""Annotations of a gang of two pods that can't be followed; what `kubectl apply` says, what is told where nothing asked."""
 
 
-@pytest.mark.parametrize("case", VALUES)
-async def test_a_contradiction_is_refused_at_apply(unharmed: teams.Team, case: str) -> None:
-    notes, told = VALUES[case]
-    for pod in work.gang("bad", 2, "one", notes=notes):
+async def test_contradictions_are_refused_at_apply(unharmed: teams.Team) -> None:
+    for case, (notes, text, _) in CONTRADICTIONS.items():
+        pod = work.gang("bad", 2, "one", notes=notes)[0]
         with pytest.raises(errors.ApiError) as refusal:
             await unharmed.create([pod])
-        assert refusal.value.status == 422
-        assert wrong(f"pod {unharmed.name}/{pod['metadata']['name']}", *told) in str(refusal.value)
+        assert refusal.value.status == 422, case
+        assert text.replace("POD", f"{unharmed.name}/bad-0") in str(refusal.value), case
     assert await unharmed.pods() == []
 
 
-@pytest.mark.parametrize("case", VALUES)
-async def test_a_contradiction_that_no_webhook_saw_is_told(unharmed: teams.Team, case: str) -> None:
+async def test_contradictions_that_no_webhook_saw_are_told(unharmed: teams.Team) -> None:
     """In a namespace that is not managed nothing looks at the pods when they come."""
-    notes, told = VALUES[case]
     async with teams.Team.open(unharmed.site, unharmed.api, managed=False) as other:
-        await other.create(work.gang("bad", 2, "one", notes=notes))
-        where = (
-            f"pod {other.name}/bad-0"
-            if told[0] == names.GANG_SIZE and "is not" in told[1]
-            else f"gang {other.name}/bad"
-        )
-        await refused(other, "gang-bad", "Pod/bad-0", "GangInvalid", "Invalid", wrong(where, *told))
+        for name, (notes, _, _) in CONTRADICTIONS.items():
+            await other.create(work.gang(name, 2, "one", notes=notes))
+        for name, (_, _, text) in CONTRADICTIONS.items():
+            text = text.replace("POD", f"{other.name}/{name}-0").replace("GANG", f"{other.name}/{name}")
+            await refused(other, name, "GangInvalid", "Invalid", text)
+        assert await other.devices() == {}
 
 
 async def test_a_contradiction_that_came_while_muster_was_down_is_told_when_it_is_back(team: teams.Team) -> None:
@@ -120,7 +125,7 @@ async def test_a_contradiction_that_came_while_muster_was_down_is_told_when_it_i
         team.site.start_muster()
     each = f"pod {team.name}/bad-0 says 2, pod {team.name}/bad-1 says 3"
     text = f"gang {team.name}/bad, field metadata.annotations[{names.GANG_SIZE}]: differs: {each}; write one size on all pods"
-    await refused(team, "gang-bad", "Pod/bad-0", "GangInvalid", "Invalid", text)
+    await refused(team, "bad", "GangInvalid", "Invalid", text)
     assert await team.devices() == {}
     await team.api.delete(team.path("v1", "pods", "bad-1"), grace_s=0)
     await team.create([work.gang("bad", 2, "one")[1]])
@@ -131,24 +136,29 @@ def selecting(name: str, expression: str) -> teams.Obj:
     return live.template(name, 1, selectors=[{"cel": {"expression": expression}}])
 
 
-TOO_MANY = "33 devices, a claim can have 32: use several claims"
-NO_CLASS = "there is no DeviceClass nope.example.com"
 FAILS = "device.attributes['gpu.muster.dev'].nosuch > 3"
+CLAIMS = {
+    "33-devices": (live.template("many", 33), "33 devices, a claim can have 32: use several claims"),
+    "no-such-class": (
+        live.template("unknown", 1, "nope.example.com"),
+        "request gpus: there is no DeviceClass nope.example.com; create it, or name another in deviceClassName",
+    ),
+    "failing-cel": (
+        selecting("failing", FAILS),
+        f'request gpus: can\'t be planned by Muster; selectors: "{FAILS}": '
+        "device gpu-0 has no attribute or capacity nosuch (device gpu-0 of node e2e-b00-r00-n00); write it otherwise",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        (live.template("odd", 33), f"claim CLAIM: {TOO_MANY}"),
-        (live.template("odd", 1, "nope.example.com"), f"claim CLAIM: request gpus: {NO_CLASS}"),
-        (selecting("odd", FAILS), "claim CLAIM: request gpus: can't be planned by Muster; selectors: "),
-    ],
-    ids=["33-devices", "no-such-class", "failing-cel"],
-)
-async def test_a_claim_that_cannot_be_planned(unharmed: teams.Team, template: teams.Obj, text: str) -> None:
-    await unharmed.apply(template)
-    await unharmed.create(work.gang("bad", 2, "odd"))
-    await refused(unharmed, "gang-bad", "Pod/bad-0", "GangInvalid", "Invalid", text)
+async def test_claims_that_cannot_be_planned(unharmed: teams.Team) -> None:
+    for name, (template, _) in CLAIMS.items():
+        await unharmed.apply(template)
+        await unharmed.create(work.gang(name, 2, template["metadata"]["name"]))
+    for name, (_, text) in CLAIMS.items():
+        [claim] = await unharmed.claims_of(f"{name}-0")
+        whole = f"gang {unharmed.name}/{name}: claim {claim['metadata']['name']}: {text}"
+        await refused(unharmed, name, "GangInvalid", "Invalid", whole)
 
 
 async def test_a_gang_of_an_unknown_class_runs_when_the_class_comes(team: teams.Team) -> None:
@@ -194,23 +204,27 @@ def ask(site: sites.Site, port: int, path: str, body: bytes, length: int | None 
         connection.close()
 
 
-VERBS = ("/filter", "/prioritize", "/preempt")
-DEEP = b'{"Pod": {"metadata": {}, "spec": ' + b'{"a":' * 200_000 + b"1" + b"}" * 200_000 + b'}, "NodeNames": []}'
-MALFORMED = {"empty": b"", "half": b'{"Pod": {"meta', "binary": b"\xff\xfe\x00", "list": b"[]", "number": b'{"Pod": 3}'}
+VERBS, REVIEW = ("/filter", "/prioritize", "/preempt"), "/mutate-pods"
+DEEP = 200_000
+MALFORMED = {
+    "empty": b"",
+    "half": b'{"Pod": {"meta',
+    "binary": b"\xff\xfe\x00",
+    "list": b"[]",
+    "number": b'{"Pod": 3, "request": 3, "apiVersion": 3}',
+    "deep": b'{"Pod": {"metadata": {"a": ' + b"[" * DEEP + b"]" * DEEP + b'}}, "NodeNames": []}',
+}
 
 
-@pytest.mark.parametrize("path", [*VERBS, "/mutate-pods"])
-async def test_bodies_that_nobody_can_read_are_a_400(unharmed: teams.Team, path: str) -> None:
+async def test_bodies_that_nobody_can_read_are_a_400(unharmed: teams.Team) -> None:
     site = unharmed.site
-    port = site.webhook_port if path == "/mutate-pods" else site.port
-    for name, body in MALFORMED.items():
-        status, told = ask(site, port, path, body)
-        assert (status, told["Error"][:5]) == (400, "body:"), f"{name}: {told}"
-    deep = b'{"apiVersion": ' * 200_000 if path == "/mutate-pods" else DEEP
-    status, told = ask(site, port, path, deep)
-    assert status == 400 and told["Error"], told
-    status, told = ask(site, port, path, b"", length=1 << 40)
-    assert (status, told["Error"].partition(" is")[0]) == (400, f"body of {1 << 40} bytes")
+    for path in (*VERBS, REVIEW):
+        port = site.webhook_port if path == REVIEW else site.port
+        for name, body in MALFORMED.items():
+            status, told = ask(site, port, path, body)
+            assert (status, told["Error"][:5]) == (400, "body:"), f"{path} {name}: {told}"
+        status, told = ask(site, port, path, b"", length=1 << 40)
+        assert (status, told["Error"].partition(" is")[0]) == (400, f"body of {1 << 40} bytes"), path
 
 
 async def test_nodes_that_nobody_knows_are_refused_one_by_one(unharmed: teams.Team) -> None:
