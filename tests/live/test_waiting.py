@@ -53,36 +53,41 @@ async def test_gangs_without_room_read_why_within_a_second_and_start_when_there_
         nearest = "nearest is e2e-b00-r00, which lacks 1 pods"
         return f"NoDomainLargeEnough: no rack can hold gang {team.name}/{gang} now; {nearest}"
 
+    took = {}
     async with cordoned(team, "e2e-b00-r00", 1) as [one], cordoned(team, "e2e-b00-r01", 2):
         async with told.Told.watching(team.api, team.name) as seen:
-            gangs = {f"gang-g{i}": f"Pod/g{i}-3" for i in range(4)}
-            began = {
-                f"gang-g{i}": await last_made(team, work.gang(f"g{i}", 4, notes=work.IN_ONE_RACK)) for i in range(4)
-            }
+            for name in ("a", "b", "c"):
+                began = await last_made(team, work.gang(name, 4, notes=work.IN_ONE_RACK))
+                text = why(f"gang-{name}")
+                took[name] = (
+                    await seen_in(team, seen, f"gang-{name}", f"Pod/{name}-3", ("Waiting", "GangWaiting"), text) - began
+                )
             await team.apply(work.jobset("set", {"workers": work.job_spec(4, notes=work.IN_ONE_RACK)}))
-            gangs["jobset-set"] = "JobSet/set"
-            texts = await both(team, seen, gangs, "Waiting", "GangWaiting")
-            began["jobset-set"] = seen.came("set-")
-        assert texts == {name: (why(name), why(name)) for name in gangs}
-        in_time(seen, gangs, began, "Waiting", "GangWaiting")
+            at = await seen_in(team, seen, "jobset-set", "JobSet/set", ("Waiting", "GangWaiting"), why("jobset-set"))
+            took["set"] = at - seen.came("set-")
+        in_time(took)
         assert await team.devices() == {}
         await cordon(team, one, False)
-        first = await team.until(lambda: any_whole(team, tuple(gangs)))
-        assert await team.racks(await team.planned(first, 4)) == {"e2e-b00-r00"}
+        assert await team.racks(await team.planned("gang-a", 4)) == {"e2e-b00-r00"}
         assert len(await team.devices()) == 4, "the others wait whole"
 
 
 async def test_gangs_that_never_fit_are_rejected_within_a_second(team: teams.Team) -> None:
+    took = {}
     async with told.Told.watching(team.api, team.name) as seen:
-        huge = {f"gang-h{size}": f"Pod/h{size}-0" for size in (11, 12, 13)}
-        began = {f"gang-h{size}": await last_made(team, work.gang(f"h{size}", size)) for size in (11, 12, 13)}
-        texts = await both(team, seen, huge, "Rejected", "GangRejected")
-    for size in (11, 12, 13):
-        name = f"gang-h{size}"
-        lacking = f"the fleet cannot hold gang {team.name}/{name} even when empty; nearest is cluster, which lacks"
-        assert texts[name] == (f"GangLargerThanCluster: {lacking} {8 * size - 80} GPUs",) * 2
-        assert (await team.placement(name))["status"]["reason"] == "GangLargerThanCluster"
-    in_time(seen, huge, began, "Rejected", "GangRejected")
+        for size in (11, 12, 13):
+            name, placement = f"h{size}", f"gang-h{size}"
+            began = await last_made(team, work.gang(name, size))
+            nearest = f"nearest is cluster, which lacks {8 * size - 80} GPUs"
+            text = (
+                f"GangLargerThanCluster: the fleet cannot hold gang {team.name}/{placement} even when empty; {nearest}"
+            )
+            took[name] = (
+                await seen_in(team, seen, placement, f"Pod/{name}-0", ("Rejected", "GangRejected"), text) - began
+            )
+            assert (await team.placement(placement))["status"]["reason"] == "GangLargerThanCluster"
+    in_time(took)
+    assert await team.devices() == {}
 
 
 async def test_a_gang_that_was_rejected_runs_when_a_machine_is_added(team: teams.Team) -> None:
@@ -118,37 +123,27 @@ async def last_made(team: teams.Team, gang: list[teams.Obj]) -> float:
     return began
 
 
-async def both(
-    team: teams.Team, seen: told.Told, gangs: dict[str, str], phase: str, reason: str
-) -> dict[str, tuple[str, str]]:
-    """Wait until placement and Event of all gangs say why; returns what they say."""
+async def seen_in(
+    team: teams.Team, seen: told.Told, placement: str, about: str, words: tuple[str, str], text: str
+) -> float:
+    """Wait until placement and Event of a gang say why, check that both say it so, and return when that was."""
+    phase, reason = words
 
-    async def ask() -> dict[str, tuple[str, str]] | None:
-        found = {name: (seen.status(name, phase)[1], seen.event(about, reason)[1]) for name, about in gangs.items()}
-        return found if all(all(one) for one in found.values()) else None
+    async def ask() -> tuple[tuple[float, str], tuple[float, str]] | None:
+        found = seen.status(placement, phase), seen.event(about, reason)
+        return found if all(note for _, note in found) else None
 
-    found: dict[str, tuple[str, str]] = await team.until(ask)
-    return found
+    (status_at, message), (event_at, note) = await team.until(ask)
+    assert message == note == text
+    return max(float(status_at), float(event_at))
 
 
-def in_time(seen: told.Told, gangs: dict[str, str], began: dict[str, float], phase: str, reason: str) -> None:
-    """Print how long status and Event of each gang took. On a machine with other work not all are held to the bound."""
-    took = {
-        name: max(seen.status(name, phase)[0], seen.event(about, reason)[0]) - began[name]
-        for name, about in gangs.items()
-    }
+def in_time(took: dict[str, float]) -> None:
+    """Print the seconds that gangs waited for a reason. On a machine with other work not all are held to the bound."""
     print(
-        json.dumps({f"{phase}: seconds until placement and Event say why": {n: round(s, 3) for n, s in took.items()}})
+        json.dumps({"seconds until placement and Event say why": {name: round(one, 3) for name, one in took.items()}})
     )
     assert min(took.values()) < TOLD_S, took
-
-
-async def any_whole(team: teams.Team, gangs: tuple[str, ...]) -> str:
-    """Return one of some gangs that runs, "" while there is none."""
-    for name in gangs:
-        if ((await team.placement(name)) or {}).get("status", {}).get("phase") == "Running":
-            return name
-    return ""
 
 
 async def test_two_gangs_that_fit_alone_run_one_after_the_other(team: teams.Team) -> None:
