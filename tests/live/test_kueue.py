@@ -49,7 +49,7 @@ async def test_a_jobset_without_room_is_told_what_is_missing_and_runs_later(team
     async with test_waiting.cordoned(team, "e2e-b00-r00", 1) as [one], test_waiting.cordoned(team, "e2e-b00-r01", 2):
         await submit(team, 4)
         entry, _ = await check(team, "Retry")
-        nearest = "nearest is e2e-b00-r00, which lacks 1 pods"
+        nearest = f"nearest is {test_waiting.RACK}, which lacks 1 pods"
         text = f"NoDomainLargeEnough: no rack can hold gang {team.name}/jobset-train now; {nearest}"
         assert (entry["message"], entry["requeueAfterSeconds"]) == (text, RETRY_S)
         assert (await team.phase("jobset-train", "Waiting"))["status"]["message"] == text
@@ -62,7 +62,7 @@ async def test_a_jobset_without_room_is_told_what_is_missing_and_runs_later(team
 
 async def test_a_jobset_that_never_fits_is_rejected(team: teams.Team) -> None:
     await submit(team, 5)
-    nearest = "nearest is e2e-b00-r00, which lacks 1 pods"
+    nearest = f"nearest is {test_waiting.RACK}, which lacks 1 pods"
     text = f"NoDomainLargeEnough: no rack can hold gang {team.name}/jobset-train even when empty; {nearest}"
 
     async def deactivated() -> Any:

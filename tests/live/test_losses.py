@@ -156,7 +156,7 @@ async def test_a_jobset_that_is_suspended_gives_its_devices_back_and_takes_other
 
 
 async def test_a_jobset_is_scaled_by_another_in_its_place(after: teams.Team) -> None:
-    """JobSet 0.12 refuses other sizes while it runs; nothing moves then. Users delete it and apply the other size."""
+    """JobSet 0.12 refuses other sizes, also while it is suspended; nothing moves then. Users delete it and apply anew."""
     path = after.path(work.JOBSET, "jobsets", "train")
     notes = work.IN_ONE_RACK
     await after.apply(work.jobset("train", {"workers": work.job_spec(2, notes=notes)}))
@@ -166,6 +166,8 @@ async def test_a_jobset_is_scaled_by_another_in_its_place(after: teams.Team) -> 
         larger[0] |= change
         with pytest.raises(errors.ApiError, match="immutable"):
             await after.api.patch(path, {"spec": {"replicatedJobs": larger}})
+        with pytest.raises(errors.ApiError, match="immutable"):
+            await after.api.patch(path, {"spec": {"replicatedJobs": larger, "suspend": True}})
     assert await after.planned("jobset-train", 2) == before
     for size in (4, 1):
         await after.delete(work.JOBSET, "jobsets", "train")

@@ -22,6 +22,9 @@ from tests.testbed.fleet import create, nodes, presets
 TOLD_S = 1.0
 """From the creation of a gang's last pod until its placement and an Event say why it does not run."""
 
+RACK = "zone-a/e2e-b00/e2e-b00-r00"
+"""The first rack, as refusals name it."""
+
 STOCK, GANGS = 24, 10
 """Stock pods of one GPU, gangs of two pods of two: 64 of 80 GPUs."""
 
@@ -50,7 +53,7 @@ async def cordon(team: teams.Team, name: str, shut: bool) -> None:
 @pytest.mark.floor
 async def test_gangs_without_room_read_why_within_a_second_and_start_when_there_is(team: teams.Team) -> None:
     def why(gang: str) -> str:
-        nearest = "nearest is e2e-b00-r00, which lacks 1 pods"
+        nearest = f"nearest is {RACK}, which lacks 1 pods"
         return f"NoDomainLargeEnough: no rack can hold gang {team.name}/{gang} now; {nearest}"
 
     took = {}
@@ -93,7 +96,7 @@ async def test_gangs_that_never_fit_are_rejected_within_a_second(team: teams.Tea
 async def test_a_gang_that_was_rejected_runs_when_a_machine_is_added(team: teams.Team) -> None:
     await team.apply(work.jobset("five", {"workers": work.job_spec(5, notes=work.IN_ONE_RACK)}))
     found = await team.phase("jobset-five", "Rejected")
-    assert "even when empty; nearest is e2e-b00-r00, which lacks 1 pods" in found["status"]["message"]
+    assert f"even when empty; nearest is {RACK}, which lacks 1 pods" in found["status"]["message"]
     async with fifth_machine(team):
         assert await team.racks(await team.planned("jobset-five", 5)) == {"e2e-b00-r00"}
         await team.empty()
