@@ -113,6 +113,8 @@ async def test_a_gpu_that_becomes_sick_costs_its_pod_the_place_and_the_gang_goes
     after = {one["metadata"]["name"]: one for one in await team.planned("gang-two", 2)}
     assert after["w-1"]["metadata"]["uid"] == before["w-1"]["metadata"]["uid"], "a pod that ran well was moved"
     assert sick[0] not in (await team.devices())["w-0"]
+    assert await team.told("Pod/w-0", "DeviceTaintManagerEviction")
+    assert (await team.told("Pod/w-0", "GangPlanned")).startswith("2 pods on ")
 
 
 def running_pod(index: int) -> teams.Obj:
