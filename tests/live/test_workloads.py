@@ -6,7 +6,7 @@ import pytest
 
 from scheduler.model import levels, names
 from tests.live import team as teams
-from tests.live import work
+from tests.live import test_waiting, work
 
 GROUP = "leaderworkerset.sigs.k8s.io/group-index"
 CLIQUE = "nvidia.com/gpu.clique"
@@ -60,10 +60,15 @@ async def test_plain_pods_that_name_their_gang_land_in_one_rack(team: teams.Team
 
 @pytest.mark.floor
 async def test_a_jobset_of_trays_is_on_one_nvlink_domain(team: teams.Team) -> None:
-    """There a domain is more than a machine: four trays of four GPUs."""
+    """There a domain is more than a machine: four trays of four GPUs. Without one tray it waits, whatever else is free."""
     workers = work.job_spec(4, "four", notes={names.REQUIRED_LEVEL: levels.NVLINK_LEVEL})
-    await team.apply(work.jobset("wide", {"workers": workers}))
-    pods = await team.planned("jobset-wide", 4)
+    async with test_waiting.cordoned(team, "e2e-b01-r00", 1) as [tray]:
+        await team.apply(work.jobset("wide", {"workers": workers}))
+        found = await team.phase("jobset-wide", "Waiting")
+        assert found["status"]["message"].startswith(f"NoDomainLargeEnough: no {levels.NVLINK_LEVEL} can hold gang")
+        assert await team.devices() == {}
+        await test_waiting.cordon(team, tray, False)
+        pods = await team.planned("jobset-wide", 4)
     assert len({one["spec"]["nodeName"] for one in pods}) == 4
     assert len(await team.labels(pods, CLIQUE)) == 1
     assert await team.racks(pods) == {"e2e-b01-r00"}
