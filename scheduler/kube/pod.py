@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.model import quantity
+from scheduler.kube import admits, names
+from scheduler.model import admission, quantity
 
 Item = Mapping[str, Any]
 
@@ -61,6 +62,10 @@ class Pod:
         container where that is more; overhead added.
     extended : tuple of (str, int)
         Extended resources (names with a "/"), whole numbers, sorted.
+    nodes : Admission
+        On which nodes it may run, without our own pin.
+    unbound : str
+        Why kube-scheduler could not bind it when it last tried, "" for a pod that it has not refused.
     """
 
     namespace: str
@@ -84,6 +89,8 @@ class Pod:
     memory_mib: int = 0
     extended: tuple[tuple[str, int], ...] = ()
     created: str = ""
+    nodes: admission.Admission = admission.Admission()
+    unbound: str = ""
 
     @property
     def key(self) -> str:
@@ -138,6 +145,8 @@ def read(item: Item) -> Pod:
         ),
         extended=tuple((name, _total(containers, inits, name) // 1000) for name in sorted(names)),
         created=metadata.get("creationTimestamp") or "",
+        nodes=admits.read(spec, pinned=_planned(metadata, spec)),
+        unbound="" if spec.get("nodeName") else _unbound(status),
     )
 
 
@@ -153,6 +162,20 @@ def _claim(entry: Item, made: Mapping[str, str]) -> ClaimRef:
     name = entry["name"]
     direct = entry.get("resourceClaimName") or ""
     return ClaimRef(name, entry.get("resourceClaimTemplateName") or "", direct or made.get(name, ""))
+
+
+def _planned(metadata: Item, spec: Item) -> bool:
+    """Return whether a plan has pinned a pod: it does so, and writes the rank, with the same write that ungates it."""
+    gated = any(one["name"] == names.GATE for one in spec.get("schedulingGates") or ())
+    return names.PLANNED_RANK in (metadata.get("annotations") or {}) and bool(_pinned(spec)) and not gated
+
+
+def _unbound(status: Item) -> str:
+    """Return the message of kube-scheduler's refusal."""
+    for one in status.get("conditions") or ():
+        if one["type"] == "PodScheduled" and one.get("reason") == "Unschedulable":
+            return str(one.get("message") or "")
+    return ""
 
 
 def _pinned(spec: Item) -> str:

@@ -2,6 +2,7 @@
 
 from scheduler.gang import effects, room
 from scheduler.kube import followed
+from scheduler.kube import pod as pods
 from scheduler.model import request
 from scheduler.placement import placement
 
@@ -56,6 +57,13 @@ def _some(found: list[str]) -> str:
     """Join the first of some words and count the others."""
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return ", ".join(found[:NAMED]) + more
+
+
+def unbound(waiting: list[pods.Pod], after_s: float) -> str:
+    """Say which pods kube-scheduler has not bound, and what it says itself."""
+    told = next((f": {one.unbound}" for one in waiting if one.unbound), "")
+    which = _some([one.name for one in waiting])
+    return f"{len(waiting)} pods were let go and are not bound after {after_s:.0f} s, {which}{told}"
 
 
 def evicted(gang: followed.Followed, reason: effects.Eviction) -> str:

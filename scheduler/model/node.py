@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.model import device, distance
+from scheduler.model import admission, device, distance
 
 MAX_GPUS = 16
 """GPUs of a node: node shapes tabulate 2**G sets."""
@@ -51,6 +51,8 @@ class NodeTopology:
     labels : tuple of (str, str)
         Kubernetes labels that placement reads, sorted by key.
     max_pods : int
+    taints : tuple of Taint
+        Those that keep off pods that do not tolerate them, sorted.
 
     Raises
     ------
@@ -71,11 +73,13 @@ class NodeTopology:
     sockets: tuple[int, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     max_pods: int = 1001
+    taints: tuple[admission.Taint, ...] = ()
 
     def __post_init__(self) -> None:
         turned = (link if link.a <= link.b else NvLink(link.b, link.a, link.links, link.gbps) for link in self.nvlinks)
         object.__setattr__(self, "nvlinks", tuple(sorted(turned)))
         object.__setattr__(self, "labels", tuple(sorted(self.labels)))
+        object.__setattr__(self, "taints", tuple(sorted(self.taints)))
         for problem in _problems(self):
             raise ValueError(f"node {self.name!r}: {problem}")
 

@@ -9,6 +9,7 @@ from scheduler.model import gang as gangs
 from scheduler.model import reasons
 from scheduler.model import request as requests
 from scheduler.placement import (
+    assigned,
     bandwidth,
     devices,
     domains,
@@ -20,7 +21,7 @@ from scheduler.placement import (
     search,
     tas,
 )
-from scheduler.snapshot import bulk, demand, state, topology
+from scheduler.snapshot import bulk, demand, state, topology, tree
 
 TRIES = 32
 """Domains in which a gang of several roles is tried; with one role the first is certain to hold it."""
@@ -81,7 +82,9 @@ def place(
         return nameless
     within = _confined(snapshot.topology, gang, within)
     if within < 0:
-        return _no_such_domain(gang)
+        return assigned.not_there(gang, gang.within)
+    if any(role.places for role in gang.roles):
+        return _place_assigned(snapshot, gang, score, tiers, within)
     if lone(gang):
         return _place_pod(snapshot, gang, score, within)
     return _place_gang(snapshot, gang, score, tiers, within)
@@ -101,18 +104,7 @@ def _confined(fleet: topology.Topology, gang: gangs.Gang, within: int) -> int:
     """Return the vertex to search below: that of the gang's own domain where it lies in `within`, -1 for none."""
     if not gang.within:
         return within
-    if gang.within not in fleet.tree.names:
-        return -1
-    vertex = fleet.tree.names.index(gang.within)
-    if within <= vertex < fleet.tree.end[within]:
-        return vertex
-    return within if vertex <= within < fleet.tree.end[vertex] else -1
-
-
-def _no_such_domain(gang: gangs.Gang) -> reasons.Rejection:
-    """Return the refusal of a gang that is bound to a domain which the fleet does not have just now."""
-    detail = f"domain {gang.within}, to which the gang is bound, is not in the fleet"
-    return reasons.Rejection(gang.name, reasons.Reason.DOMAIN, nearest="", missing=gang.minimum, detail=detail)
+    return assigned.inside(fleet.tree, assigned.vertices(fleet.tree).get(gang.within, -1), within)
 
 
 def _no_such_level(fleet: topology.Topology, gang: gangs.Gang) -> reasons.Rejection | None:
@@ -125,7 +117,7 @@ def _no_such_level(fleet: topology.Topology, gang: gangs.Gang) -> reasons.Reject
 def lone(gang: gangs.Gang) -> bool:
     """Tell whether a gang is one pod that may go to any node: then the pod rule places it."""
     role = gang.roles[0]
-    bound = gang.constraint.required or role.constraint.required or role.segment or role.spread
+    bound = gang.constraint.required or role.constraint.required or role.segment or role.spread or role.places
     return gang.size == 1 and not bound
 
 
@@ -156,6 +148,106 @@ def _place_pod(
     return placement.Placement(gang, grants, fleet.nodes[choice.node].name, fleet.tree.levels[-1], mb_s, cost)
 
 
+def _place_assigned(
+    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, tiers: bandwidth.Tiers, within: int
+) -> placement.Placement | reasons.Rejection:
+    """Place the roles whose places are given, then the others on what these leave; always the whole gang."""
+    work, chosen = snapshot.copy(), {}
+    for role in (one for one in gang.roles if one.places):
+        found = _fill_places(work, gang, role, score, tiers, within)
+        if isinstance(found, reasons.Rejection):
+            return found
+        chosen[role.name] = found
+        bulk.take_all(work, found.grants)
+    rest = tuple(role for role in gang.roles if not role.places)
+    if rest:
+        nodes = [grant.node for one in chosen.values() for grant in one.grants]
+        beside = _beside(snapshot.topology.tree, gang.constraint.required, min(nodes), within)
+        answer = _place_gang(work, replace(gang, roles=rest, min_member=0), score, tiers, beside)
+        if isinstance(answer, reasons.Rejection):
+            return answer
+        chosen |= _by_role(answer)
+    found_all = [chosen[role.name] for role in gang.roles]
+    grants = [grant for one in found_all for grant in one.grants]
+    return assigned.broken(snapshot.topology, gang, grants) or _answer(snapshot, gang, found_all, score, tiers)
+
+
+def _fill_places(
+    work: state.Snapshot,
+    gang: gangs.Gang,
+    role: gangs.Role,
+    score: scoring.Scoring,
+    tiers: bandwidth.Tiers,
+    within: int,
+) -> Chosen | reasons.Rejection:
+    """Choose nodes and devices for a role whose places are given."""
+    fabric_tree, pod = work.topology.tree, score.demand(role.request)
+    where = assigned.found(fabric_tree, role, within)
+    if isinstance(where, str):
+        return assigned.not_there(gang, where)
+    rule = score.policy.spec.gangs.devices
+    if where.nodes is not None:
+        lacking = np.flatnonzero(assigned.short(work, pod, where))
+        if len(lacking):
+            turn = int(lacking[0])
+            return assigned.no_room(work, gang, role, pod, where.vertices[turn], where.counts[turn])
+        given = devices.grants_of_role(work, pod, where.nodes.tolist(), where.counts, rule)
+        return _fixed(fabric_tree, given)
+    grants: list[state.Grant] = []
+    room = work.copy()
+    for vertex, count in zip(where.vertices, where.counts, strict=True):
+        low, high = int(fabric_tree.first_node[vertex]), int(fabric_tree.last_node[vertex])
+        counted = np.zeros(len(room.up), dtype=np.int32)
+        counted[low:high] = fit.pods_that_fit(room, pod, low, high)
+        held = domains.capacity(fabric_tree, counted, _inner(fabric_tree, role, vertex, count))
+        chosen = choose_nodes(room, pod, held, count, score, tiers, vertex)
+        if chosen is None:
+            return assigned.no_room(room, gang, role, pod, vertex, count)
+        new = _grants(room, pod, chosen.pack, score)
+        bulk.take_all(room, new)
+        grants += new
+    return _fixed(fabric_tree, tuple(grants))
+
+
+def _inner(fabric_tree: tree.CompiledTree, role: gangs.Role, vertex: int, count: int) -> domains.Bounds:
+    """Return what of a role's constraints can be kept to inside one of its places."""
+    level = int(fabric_tree.level[vertex])
+    limit = domains.bounds(fabric_tree, gangs.TopologyConstraint(), role)
+    segment = limit.segment > level and count % limit.segment_size == 0
+    spread = limit.spread > level
+    return domains.Bounds(
+        preferred=limit.preferred,
+        segment=limit.segment if segment else domains.NO_LEVEL,
+        segment_size=limit.segment_size if segment else 1,
+        spread=limit.spread if spread else domains.NO_LEVEL,
+        max_pods=limit.max_pods if spread else fit.UNLIMITED,
+    )
+
+
+def _fixed(fabric_tree: tree.CompiledTree, grants: tuple[state.Grant, ...]) -> Chosen:
+    """Return grants in places that were given: there was nothing to compare them with."""
+    nodes, pods = np.unique([grant.node for grant in grants], return_counts=True)
+    return Chosen(pack.Pack(domains.common(fabric_tree, int(nodes[0]), int(nodes[-1])), nodes, pods), grants)
+
+
+def _beside(fabric_tree: tree.CompiledTree, required: str, node: int, within: int) -> int:
+    """Return the domain of the required level that a node is in, within a domain."""
+    index = fabric_tree.level_index(required) if required else None
+    vertex = int(fabric_tree.ancestor[index][node]) if index is not None else within
+    return max(assigned.inside(fabric_tree, vertex, within), within)
+
+
+def _by_role(answer: placement.Placement) -> dict[str, Chosen]:
+    """Take a placement apart by roles."""
+    found, first = {}, 0
+    for role in answer.gang.roles:
+        grants = answer.grants[first : first + role.count]
+        first += role.count
+        nodes, pods = np.unique([grant.node for grant in grants], return_counts=True)
+        found[role.name] = Chosen(pack.Pack(0, nodes, pods), grants)
+    return found
+
+
 def _place_gang(
     snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, tiers: bandwidth.Tiers, within: int
 ) -> placement.Placement | reasons.Rejection:
@@ -182,6 +274,8 @@ def fits(
     within = _confined(snapshot.topology, gang, within)
     if within < 0:
         return False
+    if any(role.places for role in gang.roles):
+        return isinstance(_place_assigned(snapshot, gang, score, tiers, within), placement.Placement)
     wanted = [score.demand(role.request) for role in gang.roles]
     counts = refusal.smallest(gang)
     if sum(count > 0 for count in counts) > 1:
