@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
-from scheduler.placement import bandwidth, domains, engine, placement, plan, scoring
+from scheduler.placement import bandwidth, choice, domains, engine, placement, plan, scoring
 from scheduler.snapshot import state, topology
 
 Kept = Mapping[int, state.Grant]
@@ -77,7 +77,7 @@ def located(
     domain = domains.common(fleet.tree, min(nodes), max(nodes))
     level = fleet.tree.levels[int(fleet.tree.level[domain])]
     return placement.Placement(
-        gang, grants, fleet.tree.names[domain], level, engine.predict(fleet, grants, score, tiers)
+        gang, grants, fleet.tree.names[domain], level, choice.predict(fleet, grants, score, tiers)
     )
 
 

@@ -213,9 +213,9 @@ class Carrier:
         """The gang waits and has lost a pod or a claim."""
         self._say(gang, event.Reason.GANG_INCOMPLETE, "Incomplete", words.incomplete(gang))
 
-    def say_waiting(self, gang: followed.Followed, rejection: reasons.Rejection) -> None:
+    def say_waiting(self, gang: followed.Followed, rejection: reasons.Rejection, closed: str = "") -> None:
         """There is no room for the gang now."""
-        self._say(gang, event.Reason.GANG_WAITING, rejection.reason.value, str(rejection))
+        self._say(gang, event.Reason.GANG_WAITING, rejection.reason.value, f"{rejection}{closed}")
 
     def say_offered(self, gang: followed.Followed, rejection: reasons.Rejection, found: room.Offer) -> None:
         """There is no room for the gang now, but others could make some."""

@@ -144,10 +144,10 @@ class Shell:
         if self.leads:
             self._reservations(now)
             self._gangs(now)
-            self._answers(now)
         if self.machine.next_tick() <= now:
             self._tell(events.Tick(), now)
         if self.leads:
+            self._answers(now)
             self._offers(now)
         if self._freed:
             self._freed = False
@@ -185,7 +185,7 @@ class Shell:
             if gang is not None and refused is not None and found is not None:
                 self.carrier.say_offered(gang, refused, found)
             elif gang is not None and refused is not None:
-                self.carrier.say_waiting(gang, refused)
+                self.carrier.say_waiting(gang, refused, words.closed(self.compiled))
 
     def _done(self, now: float) -> None:
         """Hear what became of writes."""
@@ -291,6 +291,8 @@ class Shell:
             if gang is not None and gang.reserver and key not in self.machine.held:
                 self.carrier.answer(gang.reserver, answer)
                 self._withdraw(gang, now, told=True)
+        if self._refused:  # what was given back started some, and was too little for others
+            self.known.wake.set()
 
     def _withdraw(self, gang: following.Followed, now: float, told: bool = False) -> None:
         """Keep nothing for a gang without pods any more; one with pods is looked at as any other.
@@ -386,7 +388,7 @@ class Shell:
         refused = self.machine.why(gang.key) if gang.lacks else None
         gang.lacks = False
         if refused is not None:
-            self.carrier.say_waiting(gang, refused)
+            self.carrier.say_waiting(gang, refused, words.closed(self.compiled))
 
     def _compare(self, gang: following.Followed, now_is: gangs.Gang, now: float) -> None:
         """Write what is not written yet, and exchange what has changed."""
@@ -527,6 +529,8 @@ class Shell:
         if found is not now_is:
             gang.see(now_is)
             self._later[gang.key] = now  # the pods that have nothing yet are asked for in the next turn
+        elif any(not member.pod.node for member in found.members):
+            self._later.setdefault(gang.key, now)  # from then on it is watched whether they are bound
         return True
 
     def _vacated(self, planned: carriers.PlannedPod) -> Iterator[str]:
@@ -581,9 +585,7 @@ class Shell:
             gang.state = following.State.RESERVED
             if gang.reserver:
                 self.carrier.reserved(gang)
-                self._tell(
-                    events.Bound(gang.key), now
-                )  # kept until the pods come or Kueue takes it back, not for a time
+                self._tell(events.Bound(gang.key), now)  # kept until pods come or Kueue takes it back, not for a time
 
     def _write(self, gang: following.Followed, found: placement.Placement, now: float) -> None:
         """Turn a placement into a plan and have it written."""
@@ -611,9 +613,10 @@ class Shell:
     def _waits(self, gang: following.Followed, rejection: reasons.Rejection) -> None:
         if gang.plan is None:
             gang.state = following.State.WAITING
-        self.carrier.say_waiting(gang, rejection)
+        closed = words.closed(self.compiled)
+        self.carrier.say_waiting(gang, rejection, closed)
         if gang.reserver:
-            self._refused[gang.key] = kueue_answer.Wait(str(rejection))
+            self._refused[gang.key] = kueue_answer.Wait(f"{rejection}{closed}")
 
     def _evicted(self, gang: following.Followed, reason: effects.Eviction, now: float) -> None:
         """Have the pods deleted; the gang waits until its owner has made them anew."""

@@ -1,7 +1,9 @@
 """What people are told about a gang, in plain sentences."""
 
+from collections import Counter
+
 from scheduler.gang import effects, room
-from scheduler.kube import followed
+from scheduler.kube import fleet, followed
 from scheduler.kube import pod as pods
 from scheduler.model import request
 from scheduler.placement import placement
@@ -57,6 +59,17 @@ def _some(found: list[str]) -> str:
     """Join the first of some words and count the others."""
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return ", ".join(found[:NAMED]) + more
+
+
+def closed(compiled: fleet.Compiled) -> str:
+    """Say how many nodes with GPUs take nothing new, and why; "" for none."""
+    topology = compiled.topology
+    why = [
+        reason for node, reason in compiled.closed.items() if node in topology.row and topology.gpus[topology.row[node]]
+    ]
+    counts = sorted(Counter(why).items(), key=lambda one: (-one[1], one[0]))
+    told = _some([f"{count} ({reason})" for reason, count in counts])
+    return f"; nodes with GPUs that take nothing new: {told}" if told else ""
 
 
 def unbound(waiting: list[pods.Pod], after_s: float) -> str:

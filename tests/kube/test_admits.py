@@ -134,12 +134,15 @@ async def test_tainted_nodes_are_for_pods_that_tolerate_the_taint(home: live.Clu
     await home.create(wanting("a", "able", 1, tolerations=tolerations))
     assert await home.bound("a") == {"a": last}
     await home.create(wanting("b", "barred", 1))
-    await home.create(wanting("c", "gpus", 3, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}]))
-    for name in "de":
+    text = await reason(home, "gang-barred", "InsufficientGPUs")
+    assert "taints keep it off 1: dedicated=ml:NoSchedule (1 node)" in text
+    assert "nodes with GPUs that take nothing new: 3 (has taint nvidia.com/gpu=ml:NoSchedule)" in text
+    for name in "cde":
         await home.create(wanting(name, "gpus", 3, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}]))
     where = await home.bound("c", "d", "e")
     assert sorted(where.values()) == others
-    text = await reason(home, "gang-barred", "TaintsNotTolerated")
+    await home.create(wanting("f", "late", 1))
+    text = await reason(home, "gang-late", "TaintsNotTolerated")
     assert "nvidia.com/gpu=ml:NoSchedule (3 nodes)" in text and "dedicated=ml:NoSchedule (1 node)" in text
     await change(home, last, spec={"taints": None})
     await home.api.delete("/api/v1/namespaces/default/pods/a", grace_s=0)
