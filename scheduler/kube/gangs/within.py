@@ -96,7 +96,7 @@ def places(assignment: kueue.Assignment, sharing: Sequence[Seats], where: str) -
     elif _running(sharing):
         return
     room, wanted = sum(domain.count for domain in domains), sum(role.count for role in sharing)
-    if waiting and (room != wanted or waiting != sum(count for count in left.values() if count > 0)):
+    if waiting and (room != wanted or waiting > sum(count for count in left.values() if count > 0)):
         raise bad_input.BadInput(
             f"has places for {room} pods, but {wanted} have to run",
             file=where,
