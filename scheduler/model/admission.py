@@ -4,7 +4,7 @@ The rules are those of kube-scheduler 1.37 (``component-helpers/scheduling/corev
 labels of the selector, fulfils one of the terms, and has no taint of effect NoSchedule or NoExecute that is not tolerated.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 Taint = tuple[str, str, str]
@@ -126,6 +126,15 @@ class Admission:
         if self.terms:
             said.append(" or ".join(" and ".join(map(str, term)) or "nothing" for term in self.terms))
         return ", ".join(said)
+
+
+def common(several: Sequence[Admission]) -> Admission:
+    """Return what several pods say alike."""
+    first, *rest = several
+    selector = tuple(one for one in first.selector if all(one in other.selector for other in rest))
+    terms = first.terms if all(first.terms == other.terms for other in rest) else ()
+    tolerations = tuple(one for one in first.tolerations if all(one in other.tolerations for other in rest))
+    return Admission(selector, terms, tolerations)
 
 
 EVERYWHERE = Admission(tolerations=ANYTHING)

@@ -188,6 +188,19 @@ def test_a_pod_that_kueue_has_told_its_host_stays_there_and_the_others_share_the
     assert [one.domain for one in moved.within] == ["gone", "a", "b", "c"]
 
 
+def test_pods_of_a_template_agree_on_their_nodes_unless_all_of_them_run() -> None:
+    cluster = bodies.Cluster(bodies.jobset({"w": bodies.role(1, 2)}))
+    zone = admission.Requirement("zone", "In", ("z",))
+    pods = [
+        replace(one, nodes=admission.Admission((admission.Requirement("host", "In", (host,)), zone)))
+        for one, host in zip(bodies.jobset_pods("w", [0], 2), "ab", strict=True)
+    ]
+    cluster.requests = {one.name: replace(bodies.EIGHT, nodes=one.nodes) for one in pods}
+    assert "asks for other devices, resources or nodes than pod" in cluster.gang(*pods).problem
+    running = cluster.gang(*(replace(one, node="n") for one in pods))
+    assert running.gang and running.gang.roles[0].request.nodes == admission.Admission((zone,))
+
+
 def test_leader_and_workers_of_one_pod_set_share_its_domains_by_rank() -> None:
     domains = [{"values": ["a"], "count": 2}, {"values": ["b"], "count": 2}]
     assignment = {"levels": ["kubernetes.io/hostname"], "domains": domains}
