@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler.apiserver import client, paths
 from scheduler.kube import kueue as read
 from tests.live import team as teams
 from tests.live import work
@@ -13,8 +12,8 @@ from tests.testbed.fleet import nodes
 
 HOST = "kubernetes.io/hostname"
 GPUS = "muster.dev/gpu"
-BLOCK = "e2e-b00"
-"""Of eight machines of eight GPUs."""
+CPUS = 150
+"""More than half of a machine with eight GPUs, and more than a tray has."""
 
 TOPOLOGY = {"kueue.x-k8s.io/podset-required-topology": work.BLOCK}
 RETRIED_S = 120.0
@@ -27,17 +26,16 @@ async def queue(team: teams.Team) -> None:
     topology["spec"] = {"levels": [{"nodeLabel": one} for one in (work.BLOCK, work.RACK, HOST)]}
     flavor = kueue.flavor(team.name)
     flavor["spec"] = {"nodeLabels": {nodes.FLEET_LABEL: "e2e"}, "topologyName": team.name}
-    quota = {"cpu": 64, "memory": "64Gi", GPUS: 64}
+    quota = {"cpu": 8 * CPUS, "memory": "64Gi", GPUS: 64}
     owned = kueue.cluster_queue_of(team.name, quota, "muster-placement")
     await manifests.apply(team.api, [topology, flavor, owned, kueue.local_queue(team.name, "main", team.name)])
 
 
-async def counted(team: teams.Team) -> None:
-    """Let the machines offer what Kueue counts the claims as: it sees no devices, and places by such numbers."""
-    for one in (await team.api.list(paths.of("v1", "nodes")))[0]:
-        gpus = "8" if one["metadata"]["labels"][work.BLOCK] == BLOCK else "4"
-        status = {"status": {"capacity": {GPUS: gpus}, "allocatable": {GPUS: gpus}}}
-        await team.api.patch(f"{paths.of('v1', 'nodes', '', one['metadata']['name'])}/status", status, client.MERGE)
+def whole_machines(pods: int) -> dict[str, Any]:
+    """Return a Job whose pods each fill a machine by its CPU: Kueue's placing counts that, and no claims."""
+    spec = work.job_spec(pods, notes=TOPOLOGY)
+    spec["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] = str(CPUS)
+    return spec
 
 
 async def workload(team: teams.Team) -> Any:
@@ -46,13 +44,12 @@ async def workload(team: teams.Team) -> Any:
 
 
 async def test_a_jobset_runs_where_kueue_put_it_and_waits_while_a_host_of_it_is_taken(team: teams.Team) -> None:
-    await counted(team)
     await queue(team)
     await team.create(work.gang("first", 1))
     [first] = (await team.bound(1)).values()
     taken = first["spec"]["nodeName"]
 
-    await team.apply(work.jobset("train", {"workers": work.job_spec(8, notes=TOPOLOGY)}, queue="main"))
+    await team.apply(work.jobset("train", {"workers": whole_machines(8)}, queue="main"))
 
     async def sent_back() -> Any:
         found = await workload(team)
