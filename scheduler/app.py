@@ -171,7 +171,7 @@ class Scheduler:
         if now is None or found is None or found.uid != uid:
             return asked.from_containers(pod, "nvidia.com/gpu")
         try:
-            wanted: request.PodRequest | None = now.sight.wanted(found, now.compiled)
+            wanted: request.PodRequest | None = now.sight.offered(found, now.compiled)
         except outline.NotYet:
             return None
         except ValueError as error:
@@ -272,7 +272,7 @@ class Scheduler:
         return fleet.Options(level_labels=labels, paths=found)
 
     def _settings(self) -> shells.Settings:
-        return shells.Settings(policies.load(self.config.policy), owned=self.config.owned)
+        return shells.Settings(policies.load(self.config.policy), owned=self.config.owned, bind_s=self.config.bind_s)
 
     def _machine(self, first: fleet.Compiled) -> machine.Machine:
         return machine.Machine(

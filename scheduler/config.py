@@ -48,6 +48,9 @@ class Config(pydantic.BaseModel):
     reservation_s: Annotated[float, pydantic.Field(gt=0, le=86_400)] = pydantic.Field(
         120.0, description="Seconds that devices are kept for pods that do not exist yet."
     )
+    bind_s: Annotated[float, pydantic.Field(gt=0, le=86_400)] = pydantic.Field(
+        300.0, description="Seconds in which kube-scheduler has to bind pods that were let go; then they are made anew."
+    )
     level_labels: str = pydantic.Field(
         "", description="Node labels of the topology, coarsest first, joined by commas; empty finds the usual ones."
     )

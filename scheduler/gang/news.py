@@ -10,7 +10,7 @@ Reason = reasons.Reason
 
 _ORDER = (
     (Reason.QUEUED,),
-    (Reason.TOO_LARGE, Reason.NO_SUCH_DEVICE, Reason.NO_SUCH_LEVEL),
+    (Reason.TOO_LARGE, Reason.NO_SUCH_DEVICE, Reason.NO_SUCH_LEVEL, Reason.NO_SUCH_NODE, Reason.TAINTS),
     (Reason.GPUS, Reason.PARTITION),
     (Reason.CPU, Reason.MEMORY, Reason.NICS, Reason.ACCELERATORS, Reason.PODS),
     (Reason.SHAPE,),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
-from scheduler.placement import bandwidth, domains, engine, placement, plan, scoring
+from scheduler.placement import bandwidth, choice, domains, engine, placement, plan, scoring
 from scheduler.snapshot import state, topology
 
 Kept = Mapping[int, state.Grant]
@@ -23,6 +23,7 @@ class _Group:
     role: gangs.Role
     ranks: tuple[int, ...]
     mates: tuple[int, ...]
+    places: tuple[gangs.Place, ...] = ()
 
 
 def fill(
@@ -76,7 +77,7 @@ def located(
     domain = domains.common(fleet.tree, min(nodes), max(nodes))
     level = fleet.tree.levels[int(fleet.tree.level[domain])]
     return placement.Placement(
-        gang, grants, fleet.tree.names[domain], level, engine.predict(fleet, grants, score, tiers)
+        gang, grants, fleet.tree.names[domain], level, choice.predict(fleet, grants, score, tiers)
     )
 
 
@@ -98,13 +99,15 @@ def _groups(gang: gangs.Gang, kept: Kept) -> Iterator[_Group]:
     """Yield what is missing, in rank order."""
     parts: dict[tuple[str, int], list[int]] = {}
     roles = {role.name: role for role in gang.roles}
+    indices = {rank: index for rank, _, index in gang.ranks()}
     for rank, role, index in gang.ranks():
         segment = index // role.segment.size if role.segment else 0
         parts.setdefault((role.name, segment), []).append(rank)
     for (name, _), ranks in parts.items():
         missing = tuple(rank for rank in ranks if rank not in kept)
         if missing:
-            yield _Group(roles[name], missing, tuple(rank for rank in ranks if rank in kept))
+            places = roles[name].places_of(indices[rank] for rank in missing)
+            yield _Group(roles[name], missing, tuple(rank for rank in ranks if rank in kept), places)
 
 
 def _place(
@@ -116,9 +119,8 @@ def _place(
     tiers: bandwidth.Tiers,
 ) -> placement.Placement | reasons.Rejection:
     """Search from the tightest domain of those that run upwards; the refusal is that of the largest domain allowed."""
-    part = gangs.Gang(
-        gang.name, (gangs.Role(group.role.name, len(group.ranks), group.role.request),), gang.tenant, within=gang.within
-    )
+    role = gangs.Role(group.role.name, len(group.ranks), group.role.request, places=group.places)
+    part = gangs.Gang(gang.name, (role,), gang.tenant, within=gang.within)
     answer: placement.Placement | reasons.Rejection | None = None
     for within in _climb(snapshot.topology, gang, group, found):
         answer = engine.place(snapshot, part, score, tiers, within)

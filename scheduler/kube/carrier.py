@@ -170,6 +170,11 @@ class Carrier:
         reason = effects.Eviction.NODE_REMOVED.value
         self._later(f"replace pods of {gang.key}", self.evictor.evict(lost, reason, evictors.ALONE))
 
+    def give_up(self, gang: followed.Followed, members: list[pods.Pod], problem: str) -> None:
+        """Have pods deleted that kube-scheduler does not bind."""
+        self._say(gang, event.Reason.GANG_NOT_BOUND, "NotBound", f"{problem}; they are deleted, to be made anew")
+        self._keep(asyncio.create_task(self.evictor.evict(members, "NotBound"), name=f"give up {gang.key}"))
+
     def let_go(self, pod: pods.Pod) -> None:
         """Take our gate off a pod that has nothing of ours."""
         self._later(f"let go {pod.key}", self.scribe.pods.let_go(pod))
@@ -237,11 +242,9 @@ class Carrier:
         """The gang waits and has lost a pod or a claim."""
         self._say(gang, event.Reason.GANG_INCOMPLETE, "Incomplete", words.incomplete(gang))
 
-    def say_waiting(self, gang: followed.Followed, rejection: reasons.Rejection) -> None:
+    def say_waiting(self, gang: followed.Followed, rejection: reasons.Rejection, closed: str = "") -> None:
         """There is no room for the gang now."""
-        self._say(gang, event.Reason.GANG_WAITING, rejection.reason.value, str(rejection))
-        if gang.reserver:
-            self.answer(gang.reserver, kueue_answer.Wait(str(rejection)))
+        self._say(gang, event.Reason.GANG_WAITING, rejection.reason.value, f"{rejection}{closed}")
 
     def say_offered(self, gang: followed.Followed, rejection: reasons.Rejection, found: room.Offer) -> None:
         """There is no room for the gang now, but others could make some."""
@@ -251,36 +254,34 @@ class Carrier:
     def say_rejected(self, gang: followed.Followed, rejection: reasons.Rejection) -> None:
         """There never will be room for the gang."""
         self._say(gang, event.Reason.GANG_REJECTED, rejection.reason.value, str(rejection))
-        if gang.reserver:
-            self.answer(gang.reserver, kueue_answer.Reject(str(rejection)))
 
     def say_problem(self, gang: followed.Followed, problem: str) -> None:
         """The gang contradicts itself."""
         self._say(gang, event.Reason.GANG_INVALID, "Invalid", problem)
-        if gang.reserver:
-            self.answer(gang.reserver, kueue_answer.Reject(problem))
 
     def say_failed(self, gang: followed.Followed, problem: str) -> None:
         """The plan could not be written."""
         self.observer.failed(gang, problem)
         self._say(gang, event.Reason.GANG_ROLLED_BACK, "RolledBack", problem)
 
+    def say_unbound(self, gang: followed.Followed, problem: str) -> None:
+        """Pods were let go and are not bound, and nobody would make them anew."""
+        text = f"{problem}; nobody would make the pods anew, so they keep their devices: delete them to end that"
+        self._say(gang, event.Reason.GANG_NOT_BOUND, "NotBound", text)
+        if gang.recorded:
+            told = gang_record.Phase.RUNNING, "NotBound", text
+            self._later(f"say {gang.key}", self.scribe.records.remark(gang.workload.identity, *told))
+
     def say_conflict(self, gang: followed.Followed, detail: str) -> None:
         """Two hold the same device."""
         self._say(gang, event.Reason.DEVICE_CONFLICT, "DeviceConflict", detail)
 
-    def repeat(self, gang: followed.Followed) -> None:
-        """Answer a Kueue Workload again whose gang was answered before."""
-        if gang.reserver and gang.said:
-            rejected = gang.state is followed.State.REJECTED
-            answer = kueue_answer.Reject(gang.said) if rejected else kueue_answer.Wait(gang.said)
-            self.answer(gang.reserver, answer)
-
     def reserved(self, gang: followed.Followed) -> None:
         """The gang has its devices before its pods exist."""
         found = gang.placement
-        decision = found.gang.decision_id if found else ""
-        self.answer(gang.reserver, kueue_answer.Start(gang.workload.identity.name, decision, words.planned(gang)))
+        decision, domain = (found.gang.decision_id, f"{found.level} {found.domain}") if found else ("", "")
+        start = kueue_answer.Start(gang.workload.identity.name, decision, words.planned(gang), domain)
+        self.answer(gang.reserver, start)
 
     def released(self, gang: followed.Followed) -> None:
         """All pods of the gang were let go; of a gang that only became smaller nothing is told."""
@@ -293,11 +294,6 @@ class Carrier:
     def adopted(self, gang: followed.Followed) -> None:
         """The gang was found running."""
         gang.said = ""
-
-    def expired(self, gang: followed.Followed) -> None:
-        """The pods for which devices were kept have not come."""
-        if gang.reserver:
-            self.answer(gang.reserver, kueue_answer.Wait("the pods did not come in time; the devices went back"))
 
     def finished(self, gang: followed.Followed) -> None:
         """The gang is gone."""

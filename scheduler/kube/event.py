@@ -40,6 +40,7 @@ class Reason(enum.Enum):
     GANG_REJECTED = ("GangRejected", "Warning", "Planning")
     GANG_INVALID = ("GangInvalid", "Warning", "Reading")
     GANG_ROLLED_BACK = ("GangRolledBack", "Warning", "Writing")
+    GANG_NOT_BOUND = ("GangNotBound", "Warning", "Binding")
     GANG_EVICTED = ("GangEvicted", "Warning", "Preempting")
     PODS_REPLACED = ("PodsReplaced", "Warning", "Following")
     DEVICE_CONFLICT = ("DeviceConflict", "Warning", "Verifying")

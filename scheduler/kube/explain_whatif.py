@@ -22,7 +22,7 @@ NEW = "new"
 
 
 class FleetChanged(RuntimeError):
-    """A node of the answer has left the fleet meanwhile."""
+    """The fleet is another than the one that was asked about."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,10 +133,17 @@ def trial(told: explain.Explain, asked: manifest.Manifest, priority: int) -> Tri
     ------
     BadInput
         The manifest makes no gang, or is malformed.
+    FleetChanged
+        It asks for labels or taints of nodes that nobody asked for before; they are known after the next turn.
     """
     shell, core = told.shell, told.shell.machine
     found = [_prioritised(one, priority) for one in manifest.gangs(asked, shell.known, shell.sight, shell.compiled)]
     wanted = [one for one in found if _devices(one)]
+    nodes = [role.request.nodes for one in wanted for role in _gang(one).roles]
+    news = [shell.known.look_for(one) for one in nodes]
+    if any(news) or (shell.known.fleet_changed and any(one.keys or one.tolerations for one in nodes)):
+        shell.known.wake.set()
+        raise FleetChanged("the labels and taints that it asks for are read from the nodes just now: ask again")
     return Trial(
         told,
         wanted,

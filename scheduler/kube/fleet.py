@@ -13,7 +13,7 @@ from scheduler.kube import names, part, places, taint_rule
 from scheduler.kube import node as nodes
 from scheduler.kube.machine import Machine as Machine
 from scheduler.kube.machine import on_node, plugged
-from scheduler.model import claim, fabric, levels, nvidia_slices, slices
+from scheduler.model import admission, claim, fabric, levels, nvidia_slices, slices
 from scheduler.model import node as model
 from scheduler.placement import policy, scoring, target
 from scheduler.snapshot import topology
@@ -31,14 +31,11 @@ class Options:
         A fabric file. Takes the place of all labels where it has levels; the NVLink domain stays a level.
     drivers : tuple of str
         Whose devices are planned.
-    tolerated : tuple of str
-        Node taints that all pods with GPUs tolerate: keys, and prefixes ending in "/".
     """
 
     level_labels: tuple[str, ...] = ()
     paths: places.Paths = field(default_factory=places.Paths)
     drivers: tuple[str, ...] = (claim.DRIVER, nvidia_slices.DRIVER)
-    tolerated: tuple[str, ...] = nodes.TOLERATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +119,8 @@ class Fleet:
     _places: places.Places = field(default_factory=places.Places)
     _scoring: scoring.Scoring | None = None
     _topology: topology.Topology | None = None
+    _asked: frozenset[str] = frozenset()
+    _tolerations: set[admission.Toleration] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._reorder()
@@ -179,6 +178,21 @@ class Fleet:
             spellings=levels.spellings(self._places.named),
         )
 
+    def look_for(self, wanted: admission.Admission) -> bool:
+        """Keep the labels, and tell apart the taints, that a pod's placement depends on; tell whether that is news.
+
+        Nodes have many labels, some of which change all the time: one that no pod asks for makes no new fleet.
+        """
+        labels, tolerations = wanted.keys - self._asked, set(wanted.tolerations) - self._tolerations
+        self._asked |= labels
+        self._tolerations |= tolerations
+        before = len(self.dirty)
+        for name, node in self._nodes.items() if labels or tolerations else ():
+            if any(key in labels for key, _ in node.labels) or nodes.opened(node, tolerations):
+                self.dirty.add(name)
+        self._labels |= labels
+        return len(self.dirty) > before
+
     def refresh(self) -> None:
         """Decode the nodes that changed; `machine`, `machines` and `catalog` are up to date then."""
         for name in sorted(self.dirty):
@@ -204,6 +218,10 @@ class Fleet:
         with_gpus = (one.topology.name for one in self.machines() if one.topology.gpus)
         return min((dict(self._nodes[name].extended).get(resource, 0) for name in with_gpus), default=0)
 
+    def anywhere(self, resource: str) -> bool:
+        """Tell whether any node offers an extended resource."""
+        return any(amount for node in self._nodes.values() for name, amount in node.extended if name == resource)
+
     def node(self, name: str) -> nodes.Node | None:
         """Return the projection of a node."""
         return self._nodes.get(name)
@@ -211,7 +229,7 @@ class Fleet:
     def _reorder(self) -> None:
         """Take the labels of levels anew; all machines keep others of their labels then."""
         orders = (order.labels for order in self._orders.values())
-        self._labels = frozenset(self.options.level_labels).union(levels.COARSE, levels.FINE, *orders)
+        self._labels = frozenset(self.options.level_labels).union(levels.COARSE, levels.FINE, *orders, self._asked)
         self._stale = True
         self.dirty.update(self._nodes)
 
@@ -236,21 +254,21 @@ class Fleet:
         A pool with a gap (slices on their way, or wiped by the kubelet while the driver starts) says nothing of devices
         that gangs run on: the node keeps those that it last published whole, and nothing new starts on it.
         """
-        last = self._whole.get(node.name)
+        last, opened = self._whole.get(node.name), nodes.opened(node, self._tolerations)
         try:
             found = [self._pool(node, driver, parts) for driver, parts in self._pools(node.name).items()]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if last is None:
                 raise
             self._gaps[node.name] = f"its devices are not published whole: {error}"
-            return on_node(last, node, self._labels)
+            return on_node(last, node, self._labels, opened)
         best = max(found, key=lambda one: len(one.topology.gpus), default=plugged(node))
         if last is not None and not best.driver and not best.topology.gpus:
             self._gaps[node.name] = "its devices are not published any more"
-            return on_node(last, node, self._labels)
+            return on_node(last, node, self._labels, opened)
         if best.driver:
             self._whole[node.name] = best
-        return on_node(best, node, self._labels)
+        return on_node(best, node, self._labels, opened)
 
     def _pools(self, name: str) -> dict[str, list[part.Part]]:
         """Group the slices of a node by driver, in the drivers' order."""
@@ -290,7 +308,8 @@ class Fleet:
 
     def _closed(self) -> dict[str, str]:
         """Return why nothing can start on some nodes."""
-        reasons = {name: nodes.closed(self._nodes[name], self.options.tolerated) for name in sorted(self._machines)}
+        nodes_of = ((name, self._nodes[name]) for name in sorted(self._machines))
+        reasons = {name: nodes.closed(node, nodes.opened(node, self._tolerations)) for name, node in nodes_of}
         return {name: reason for name, reason in (reasons | self._gaps).items() if reason}
 
     def _tainted(self) -> Iterator[tuple[str, str, part.Taint]]:

@@ -48,6 +48,8 @@ class Followed:
         UIDs of the pods of which people were told that they were let go.
     recorded : bool
         Whether it was given a GangPlacement.
+    let_go_at : float or None
+        When its pods were let go, while some of them may not be bound yet.
     """
 
     workload: workloads.Workload
@@ -66,6 +68,7 @@ class Followed:
     told: frozenset[str] = frozenset()
     recorded: bool = False
     complete_at: float | None = None
+    let_go_at: float | None = None
     task: asyncio.Task[None] | None = None
 
     @property

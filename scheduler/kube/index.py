@@ -82,6 +82,8 @@ class Index:
             self._forget_empty(old)
         for one in before.claims if before else ():
             self._users[key[0], one.claim].discard(key)
+        if before is None or after is None or before.gone != after.gone:
+            self._beside(key[0], after or before)
         if after is None or new is None:
             return
         self._identity[key] = new
@@ -93,6 +95,14 @@ class Index:
                 self._users[key[0], one.claim].add(key)
         if old != new or not _alike(before, after, "version"):
             self.dirty[new.key] = new
+
+    def _beside(self, namespace: str, pod: pods.Pod | None) -> None:
+        """Have the gangs looked at again whose pods name a claim that a pod which came or went names too."""
+        for one in pod.claims if pod else ():
+            for user in self._users.get((namespace, one.claim), ()) if one.claim and not one.template else ():
+                found = self._identity.get(user)
+                if found is not None:
+                    self.dirty[found.key] = found
 
     def _forget_empty(self, gang: workload.Identity) -> None:
         if not self._members.get(gang.key):

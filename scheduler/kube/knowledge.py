@@ -61,4 +61,9 @@ class Knowledge:
             return uuid.uuid4().hex
         metadata = pod["metadata"]
         owner = (metadata.get("labels") or {}).get(marks.JOBSET_UID) or pods.controller(metadata).uid
-        return uuid.uuid5(IDS, f"{owner}/{metadata.get('namespace', '')}/{gang}").hex
+        return shared_id(owner, metadata.get("namespace", ""), gang)
+
+
+def shared_id(owner: str, namespace: str, gang: str) -> str:
+    """Return the decision id of a gang, by the UID of the JobSet or controller that owns its pods."""
+    return uuid.uuid5(IDS, f"{owner}/{namespace}/{gang}").hex

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from scheduler.kube import admits
 from scheduler.kube import pod as pods
+from scheduler.model import admission
 
 GROUP = "kueue.x-k8s.io"
 VERSIONS = ("v1beta2", "v1beta1")
@@ -75,8 +77,6 @@ class PodSet:
         The least that the job runs with.
     template : Pod
         Its requests, labels, annotations and claims; the name is that of the pod set.
-    selector : Mapping
-        The template's node selector.
     flavors : tuple of str
         ResourceFlavors whose node labels the pods will be tied to.
     assignment : Assignment or None
@@ -88,7 +88,6 @@ class PodSet:
     minimum: int
     template: pods.Pod
     request: TopologyRequest = TopologyRequest()
-    selector: Mapping[str, str] = field(default_factory=dict)
     flavors: tuple[str, ...] = ()
     assignment: Assignment | None = None
 
@@ -166,11 +165,12 @@ class AdmissionCheck:
 
 @dataclass(frozen=True, slots=True)
 class Flavor:
-    """A ResourceFlavor; `topology` names a Topology or is ""."""
+    """A ResourceFlavor: `nodes` is what Kueue will write into the pods; `topology` names a Topology or is ""."""
 
     name: str
     labels: Mapping[str, str]
     topology: str = ""
+    nodes: admission.Admission = admission.Admission()
 
 
 def read_workload(item: Item) -> Workload:
@@ -221,7 +221,9 @@ def read_check(item: Item) -> AdmissionCheck:
 def read_flavor(item: Item) -> Flavor:
     """Project a ResourceFlavor."""
     spec = item.get("spec") or {}
-    return Flavor(item["metadata"]["name"], spec.get("nodeLabels") or {}, spec.get("topologyName") or "")
+    labels = spec.get("nodeLabels") or {}
+    nodes = admission.Admission(admits.selector(labels), (), admits.tolerations(spec.get("tolerations") or ()))
+    return Flavor(item["metadata"]["name"], labels, spec.get("topologyName") or "", nodes)
 
 
 def read_topology(item: Item) -> tuple[str, ...]:
@@ -239,7 +241,6 @@ def _podset(item: Item, assigned: Item, metadata: Item, where: str) -> PodSet:
         minimum=item.get("minCount") or count,
         template=pods.read({"metadata": named, "spec": template["spec"]}),
         request=_request(item.get("topologyRequest") or {}),
-        selector=template["spec"].get("nodeSelector") or {},
         flavors=tuple(sorted(set((assigned.get("flavors") or {}).values()))),
         assignment=None if assignment is None else read_assignment(assignment, f"{where}, pod set {item['name']}"),
     )

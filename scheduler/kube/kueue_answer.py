@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from scheduler.kube import kueue, names
@@ -22,20 +22,24 @@ class Start:
     gang : str
         Name of the GangPlacement.
     decision_id : str
-        "" where it is not known yet; the pods then get theirs from the webhook.
-    domains : Mapping
-        By pod set, node label and value of a domain that holds all its pods; absent where there is none.
+        That of the gang; "" leaves it to the webhook.
+    domain : str
+        Level and name of the tightest domain that holds the gang.
     """
 
     gang: str
     decision_id: str
     message: str
-    domains: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """There is no room now; `message` says what is missing. Nothing is reserved."""
+    """There is no room now; `message` says what is missing. Nothing is reserved.
+
+    When there will be room is not known: the run times of gangs are seldom declared, and others may come first. So the
+    delay is one length for all, short beside a job, and long enough that a queue of hundreds asks a few times a second.
+    """
 
     message: str
     retry_s: float = 30.0
@@ -54,7 +58,7 @@ Answer = Start | Wait | Reject
 STATES = {Start: "Ready", Wait: "Retry", Reject: "Rejected"}
 
 
-def entry(answer: Answer, workload: kueue.Workload, flavors: Mapping[str, kueue.Flavor], now: float) -> dict[str, Any]:
+def entry(answer: Answer, workload: kueue.Workload, now: float) -> dict[str, Any]:
     """Return an entry of ``status.admissionChecks`` without its name."""
     said: dict[str, Any] = {
         "state": STATES[type(answer)],
@@ -65,36 +69,28 @@ def entry(answer: Answer, workload: kueue.Workload, flavors: Mapping[str, kueue.
         least, greatest = RETRY_S
         said["requeueAfterSeconds"] = int(min(max(answer.retry_s, least), greatest))
     if isinstance(answer, Start):
-        said["podSetUpdates"] = [_update(one, answer, flavors) for one in workload.podsets]
+        said["podSetUpdates"] = [_update(one, answer) for one in workload.podsets]
     return said
 
 
-def _update(podset: kueue.PodSet, start: Start, flavors: Mapping[str, kueue.Flavor]) -> dict[str, Any]:
-    """Return what the pods of a pod set get on their way.
+def _update(podset: kueue.PodSet, start: Start) -> dict[str, Any]:
+    """Return what the pods of a pod set get on their way: the gang, the decision, and for people the domain.
 
     Kueue does not start a job whose template already says something else under one of the keys, so what the template
-    says stays: the webhook and the planner settle labels and ids by themselves. The node selector only narrows what
-    kube-scheduler looks at, and is left out as well where it could contradict another.
+    says stays: the webhook and the planner settle labels and ids by themselves. No node selector: it would stay on the
+    job's template and bind the pods to this domain also when the gang is planned anew, after a node was lost say; each
+    pod is pinned to its own node when it is let go.
     """
-    update: dict[str, Any] = {
+    there = podset.template.annotations
+    return {
         "name": podset.name,
         "labels": _new(names.GANG, start.gang, podset.template.labels),
-        "annotations": _new(names.DECISION, start.decision_id, podset.template.annotations),
+        "annotations": _new(names.DECISION, start.decision_id, there) | _new(names.DOMAIN, start.domain, there),
     }
-    domain = start.domains.get(podset.name)
-    if domain and podset.assignment is None and not _taken(domain[0], podset, flavors):
-        update["nodeSelector"] = {domain[0]: domain[1]}
-    return update
 
 
 def _new(key: str, value: str, there: Mapping[str, str]) -> dict[str, str]:
     return {key: value} if value and key not in there else {}
-
-
-def _taken(label: str, podset: kueue.PodSet, flavors: Mapping[str, kueue.Flavor]) -> bool:
-    """Return whether the template or a flavour says, or may say, something about a label."""
-    unknown = any(name not in flavors for name in podset.flavors)
-    return unknown or label in podset.selector or any(label in flavors[name].labels for name in podset.flavors)
 
 
 def timestamp(now: float) -> str:

@@ -21,7 +21,11 @@ ANSWER_S = 30.0
 """A Workload that the planner says nothing about for so long is sent to Retry, so that its quota serves others."""
 
 HOLD_S = 300.0
-"""Devices of a Workload that is Ready are kept so long for its pods; other checks may still be pending meanwhile."""
+"""Devices of a Workload that is Ready are kept so long for its pods; other checks may still be pending meanwhile.
+
+Nothing else ends a reservation but the loss of quota. Without this bound a check of somebody else that never becomes Ready,
+or a job whose pods nobody makes, would keep devices idle for ever.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,6 @@ class Desk:
     def __init__(self, answer_s: float = ANSWER_S, hold_s: float = HOLD_S) -> None:
         self.answer_s, self.hold_s = answer_s, hold_s
         self.checks: dict[str, kueue.AdmissionCheck] = {}
-        self.flavors: dict[str, kueue.Flavor] = {}
         self.workloads: dict[str, kueue.Workload] = {}
         self._cases: dict[str, _Case] = {}
 
@@ -185,9 +188,7 @@ class Desk:
 
     def _close(self, uid: str, because: str) -> list[Effect]:
         case = self._cases.pop(uid, None)
-        if case is None or isinstance(case.answer, kueue_answer.Wait | kueue_answer.Reject):
-            return []
-        return [Cancel(uid, case.workload.key, because)]
+        return [] if case is None else [Cancel(uid, case.workload.key, because)]
 
     def _overdue(self, uid: str, case: _Case, now: float) -> list[Effect]:
         if case.here or isinstance(case.answer, kueue_answer.Wait | kueue_answer.Reject):
@@ -211,7 +212,7 @@ class Desk:
         stale = [one for one in case.workload.checks if one.name in self.checks and one.state != state]
         if not stale:
             return []
-        said = kueue_answer.entry(case.answer, case.workload, self.flavors, now)
+        said = kueue_answer.entry(case.answer, case.workload, now)
         return [Report(case.workload, tuple({"name": one.name, **said} for one in stale))]
 
 

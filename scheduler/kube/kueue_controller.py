@@ -82,10 +82,6 @@ class Controller:
                 self._do(desk.check_gone(change.before.name))
             case kueue.CHECKS, check:
                 self._do(desk.check_changed(check, now))
-            case kueue.FLAVORS, None:
-                desk.flavors.pop(change.before.name, None)
-            case kueue.FLAVORS, flavor:
-                desk.flavors[flavor.name] = flavor
 
     def answer(self, uid: str, answer: kueue_answer.Answer) -> None:
         """Take the planner's answer about a Workload."""

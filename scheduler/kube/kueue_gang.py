@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from scheduler.kube import fleet, kueue, sighting, workload
-from scheduler.kube.gangs import identity, marks, outline, recognize
+from scheduler.kube import admits, confined, fleet, knowledge, kueue, sighting, workload
+from scheduler.kube.gangs import identity, marks, outline, recognize, within
 from scheduler.model import gang as gangs
-from scheduler.model import wishes
+from scheduler.model import request, wishes
 
 OWNERS = (marks.JOBSET, marks.JOB, marks.LWS)
 """Kinds that tell what their pods will be."""
@@ -29,8 +29,7 @@ def of(asked: kueue.Workload, sight: sighting.Sight, compiled: fleet.Compiled) -
         raise ValueError(f"Workload {asked.key}: its pods are placed one by one; use no admission check for it")
     first = _of_owner(found, asked, sight, compiled) if found.kind in OWNERS else None
     if first is not None and first.gang is not None:
-        gang = replace(first.gang, priority=asked.priority)
-        return replace(first, gang=sighting.spelled(gang, compiled.spellings))
+        return _bound(replace(first, gang=replace(first.gang, priority=asked.priority)), asked, sight, compiled)
     roles = tuple(_role(asked, one, sight, compiled) for one in asked.podsets if one.count)
     gang = gangs.Gang(
         name=found.key,
@@ -39,7 +38,64 @@ def of(asked: kueue.Workload, sight: sighting.Sight, compiled: fleet.Compiled) -
         priority=asked.priority,
         min_member=_minimum(asked),
     )
-    return workload.Workload(found, asked.owner, sighting.spelled(gang, compiled.spellings))
+    return _bound(workload.Workload(found, asked.owner, gang), asked, sight, compiled)
+
+
+def _bound(
+    found: workload.Workload, asked: kueue.Workload, sight: sighting.Sight, compiled: fleet.Compiled
+) -> workload.Workload:
+    """Return a workload whose gang is bound by what Kueue has assigned: flavours, and places of its own scheduling.
+
+    Raises
+    ------
+    ValueError
+        The assignment has places for another number of pods.
+    """
+    assert found.gang is not None
+    sets = {one.name: one for one in asked.podsets}
+    only = asked.podsets[0] if len(asked.podsets) == 1 else None
+    roles, bound = [], list(found.within)
+    shared: dict[str, list[within.Seats]] = {}
+    for role in found.gang.roles:
+        podset = sets.get(role.name, only)
+        if podset is not None:
+            roles.append(replace(role, request=_flavored(role.request, podset, sight)))
+            shared.setdefault(podset.name, []).append(within.Seats(role.name, role.count))
+        else:
+            roles.append(role)
+    for name, sharing in shared.items():
+        assignment = sets[name].assignment
+        if assignment is not None:
+            bound += within.places(assignment, sharing, f"Workload {asked.key}, pod set {name}")
+    gang = replace(found.gang, roles=tuple(roles), decision_id=found.gang.decision_id or _decision(found, asked))
+    spelled = sighting.spelled(gang, compiled.spellings)
+    kept = confined.confined(replace(found, gang=spelled, within=tuple(bound)), compiled.topology, compiled.spellings)
+    if kept.problem:
+        raise ValueError(kept.problem)
+    return kept
+
+
+def _decision(found: workload.Workload, asked: kueue.Workload) -> str:
+    """Return the id that the webhook will give the pods, "" where their owner does not exist yet."""
+    owned = found.identity.kind in (marks.JOBSET, marks.JOB)
+    return knowledge.shared_id(asked.owner.uid, asked.namespace, found.identity.name) if owned else ""
+
+
+def _flavored(asked: request.PodRequest, podset: kueue.PodSet, sight: sighting.Sight) -> request.PodRequest:
+    """Return a request with the node labels and tolerations that Kueue will write into the pods.
+
+    Raises
+    ------
+    NotYet
+        A flavour is not seen yet.
+    """
+    nodes = asked.nodes
+    for name in podset.flavors:
+        flavor: kueue.Flavor | None = sight.known.store[kueue.FLAVORS].get(("", name))
+        if flavor is None:
+            raise outline.NotYet(f"ResourceFlavor {name}")
+        nodes = admits.both(nodes, flavor.nodes)
+    return replace(asked, nodes=nodes)
 
 
 def _of_owner(

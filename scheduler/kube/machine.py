@@ -1,6 +1,6 @@
 """A node with its devices as published."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from scheduler.kube import node as nodes
@@ -50,8 +50,8 @@ def plugged(own: nodes.Node) -> Machine:
     return Machine(extended.machine(own.name, dict(own.labels), count, EXTENDED))
 
 
-def on_node(one: Machine, own: nodes.Node, labels: Collection[str]) -> Machine:
-    """Return the machine of a shape as one node, with its own name, identities and room, and those of its labels."""
+def on_node(one: Machine, own: nodes.Node, labels: Collection[str], taints: Iterable[nodes.Taint] = ()) -> Machine:
+    """Return the machine of a shape as one node, with its own name, identities and room, and those of its labels and taints."""
     topology = replace(
         one.topology,
         name=own.name,
@@ -60,6 +60,7 @@ def on_node(one: Machine, own: nodes.Node, labels: Collection[str]) -> Machine:
         memory_mib=own.memory_mib,
         max_pods=own.max_pods,
         labels=tuple((key, value) for key, value in own.labels if key in labels),
+        taints=tuple(taint.plain for taint in taints),
     )
     return replace(one, topology=topology)
 

@@ -1,17 +1,13 @@
 """The few fields of a Node that say what pods find there and whether they may go there."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler.model import quantity
+from scheduler.kube import admits
+from scheduler.model import admission, quantity
 
 Item = Mapping[str, Any]
-
-BARRING = ("NoSchedule", "NoExecute")
-
-TOLERATED = ("nvidia.com/gpu",)
-"""Taints that pods with GPUs are taken to tolerate, so that they close no node: keys, and prefixes ending in "/"."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -22,8 +18,13 @@ class Taint:
     value: str
     effect: str
 
+    @property
+    def plain(self) -> admission.Taint:
+        """Return it as the model has it."""
+        return self.key, self.value, self.effect
+
     def __str__(self) -> str:
-        return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
+        return admission.spelled(self.plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +81,37 @@ def read(item: Item) -> Node:
             extended=_extended(allocatable),
             unschedulable=bool(spec.get("unschedulable")),
             ready=_ready(status),
-            taints=tuple(sorted(_taint(one) for one in spec.get("taints") or () if one.get("effect") in BARRING)),
+            taints=tuple(
+                sorted(_taint(one) for one in spec.get("taints") or () if one.get("effect") in admits.BARRING)
+            ),
             deleting="deletionTimestamp" in metadata,
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"node {name}: status.allocatable: {error}") from error
 
 
-def closed(node: Node, tolerated: Collection[str] = TOLERATED) -> str:
-    """Return why no new pod can start on a node, in a few words; "" where it can."""
+def closed(node: Node, opened: Iterable[Taint] = ()) -> str:
+    """Return why no new pod can start on a node, in a few words; "" where some can.
+
+    Parameters
+    ----------
+    opened : iterable of Taint
+        Taints that some pods tolerate: they close the node to the others only.
+    """
     if node.deleting:
         return "is being deleted"
     if not node.ready:
         return "is not ready"
     if node.unschedulable:
         return "is cordoned"
-    for taint in node.taints:
-        if not _tolerated(taint.key, tolerated):
-            return f"has taint {taint}"
-    return ""
+    barring = next((taint for taint in node.taints if taint not in opened), None)
+    return f"has taint {barring}" if barring else ""
 
 
-def _tolerated(key: str, tolerated: Collection[str]) -> bool:
-    return any(key == one or (one.endswith("/") and key.startswith(one)) for one in tolerated)
+def opened(node: Node, tolerated: Iterable[admission.Toleration]) -> tuple[Taint, ...]:
+    """Return the taints of a node that one of some tolerations covers, without those that say that it is not well."""
+    able = [one for one in node.taints if not one.key.startswith(admits.LIFECYCLE)]
+    return tuple(one for one in able if any(each.tolerates(one.plain) for each in tolerated))
 
 
 def _taint(item: Item) -> Taint:

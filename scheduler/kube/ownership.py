@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from scheduler.kube import catalog, classes, names, part, taint_rule, world
+from scheduler.kube import catalog, classes, names, needs, part, taint_rule, world
 from scheduler.kube import claim as claims
 from scheduler.kube import pod as pods
+from scheduler.model import extended
 
 
 def concerns(spec: claims.Spec, found: world.World) -> bool | None:
@@ -44,6 +45,46 @@ def foreign(pod: pods.Pod, found: world.World) -> bool:
             return False
         specs.append(spec)
     return all(concerns(spec, found) is False for spec in specs)
+
+
+def backed(pod: pods.Pod, found: world.World) -> tuple[str, classes.DeviceClass] | None:
+    """Return the extended resource of a pod for which only devices of ours can stand, with its class; None for none.
+
+    A pod that has a node has been served otherwise, and so is one whose resource some node offers by a device plugin.
+    """
+    if pod.node or not pod.extended:
+        return None
+    known = [one for _, one in sorted(found.store["classes"].items())]
+    for resource, count in pod.extended:
+        own = classes.of_resource(known, resource)
+        if own is None or not count or found.live.anywhere(resource):
+            continue
+        if _ours(claims.Request(resource, own.name, count=count), found):
+            return resource, own
+    return None
+
+
+def check_claims(pod: pods.Pod, found: world.World) -> None:
+    """Refuse a pod that asks for GPUs otherwise than by claims, for which no plan could be written.
+
+    Raises
+    ------
+    RequestError
+        Names the resource and the remedy.
+    """
+    told = backed(pod, found)
+    if told is not None:
+        resource, own = told
+        raise needs.RequestError(
+            f"pod {pod.key}: resources.requests {resource}",
+            f"stands for DeviceClass {own.name}, and Muster plans claims: name a ResourceClaimTemplate with a request of "
+            f"class {own.name} in spec.resourceClaims instead",
+        )
+    if pod.claims and not pod.node and dict(pod.extended).get(extended.GPU_RESOURCE):
+        raise needs.RequestError(
+            f"pod {pod.key}: resources.requests {extended.GPU_RESOURCE}",
+            "GPUs of a device plugin beside claims can't be planned by Muster: ask for all of them by claims",
+        )
 
 
 def left_alone(pod: pods.Pod, found: world.World) -> bool:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.model import names, quantity
+from scheduler.kube import admits
+from scheduler.model import admission, names, quantity
 
 Item = Mapping[str, Any]
 
@@ -63,6 +64,10 @@ class Pod:
         Extended resources (names with a "/"), whole numbers, sorted.
     evicted : str
         Why Muster evicts it, "" where it does not.
+    nodes : Admission
+        On which nodes it may run, without our own pin.
+    unbound : str
+        Why kube-scheduler could not bind it when it last tried, "" for a pod that it has not refused.
     """
 
     namespace: str
@@ -87,6 +92,8 @@ class Pod:
     extended: tuple[tuple[str, int], ...] = ()
     created: str = ""
     evicted: str = ""
+    nodes: admission.Admission = admission.Admission()
+    unbound: str = ""
 
     @property
     def key(self) -> str:
@@ -142,6 +149,8 @@ def read(item: Item) -> Pod:
         extended=tuple((name, _total(containers, inits, name) // 1000) for name in sorted(wanted)),
         created=metadata.get("creationTimestamp") or "",
         evicted=_evicted(status),
+        nodes=admits.read(spec, pinned=_planned(metadata, spec)),
+        unbound="" if spec.get("nodeName") else _unbound(status),
     )
 
 
@@ -165,6 +174,20 @@ def _claim(entry: Item, made: Mapping[str, str]) -> ClaimRef:
     name = entry["name"]
     direct = entry.get("resourceClaimName") or ""
     return ClaimRef(name, entry.get("resourceClaimTemplateName") or "", direct or made.get(name, ""))
+
+
+def _planned(metadata: Item, spec: Item) -> bool:
+    """Return whether a plan has pinned a pod: it does so, and writes the rank, with the same write that ungates it."""
+    gated = any(one["name"] == names.GATE for one in spec.get("schedulingGates") or ())
+    return names.PLANNED_RANK in (metadata.get("annotations") or {}) and bool(_pinned(spec)) and not gated
+
+
+def _unbound(status: Item) -> str:
+    """Return the message of kube-scheduler's refusal."""
+    for one in status.get("conditions") or ():
+        if one["type"] == "PodScheduled" and one.get("reason") == "Unschedulable":
+            return str(one.get("message") or "")
+    return ""
 
 
 def _pinned(spec: Item) -> str:

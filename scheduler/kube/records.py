@@ -78,6 +78,13 @@ class Records:
         self.pen.compare(gang_record.epoch(found))
         return found
 
+    async def remark(self, identity: workload.Identity, phase: gang_record.Phase, reason: str, text: str) -> None:
+        """Say something about a gang whose plan stands."""
+        async with self._turn(identity):
+            found = await self.read(identity)
+            if found is not None:
+                await self.tell(found, phase, reason, text)
+
     async def clear(self, identity: workload.Identity, why: str) -> None:
         """Take the plan off a record."""
         async with self._turn(identity):

@@ -50,22 +50,13 @@ def asked(
     return found
 
 
-def shared(members: Iterable[pods.Pod]) -> dict[str, tuple[str, ...]]:
-    """Return the claims that several pods of a gang use, with the pods; all of them must run on one node."""
-    users: dict[str, list[str]] = {}
-    for pod in members:
-        for name in dict.fromkeys(one.claim for one in pod.claims if one.claim):
-            users.setdefault(name, []).append(pod.name)
-    return {name: tuple(found) for name, found in users.items() if len(found) > 1}
-
-
 def of(pod: pods.Pod, specs: Specs, found: Mapping[str, classes.DeviceClass], fleet: Fleet) -> request.PodRequest:
     """Return what a pod asks of its node.
 
     Parameters
     ----------
     specs : dict of claim name to Spec
-        From `asked`, in the pod's order. A claim that several pods share is given with the first of them only.
+        From `asked`, in the pod's order.
     found : dict of name to DeviceClass
 
     Raises
@@ -149,6 +140,7 @@ def _merged(pod: pods.Pod, wanted: list[needs.Need]) -> request.PodRequest:
         accelerators=tuple(
             (sort, sum(n.count for n in wanted if (n.kind, n.sort) == ("accelerator", sort))) for sort in kinds_of
         ),
+        nodes=pod.nodes,
     )
 
 

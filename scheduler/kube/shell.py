@@ -16,7 +16,7 @@ import structlog
 from scheduler.gang import effects, events
 from scheduler.gang import machine as machines
 from scheduler.kube import carrier as carriers
-from scheduler.kube import fleet, names, sighting, workload, world
+from scheduler.kube import fleet, kueue_answer, names, sighting, words, workload, world
 from scheduler.kube import followed as following
 from scheduler.kube import occupants as occupying
 from scheduler.kube import offers as offering
@@ -43,11 +43,18 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What stays the same while this scheduler leads."""
+    """What stays the same while this scheduler leads.
+
+    Attributes
+    ----------
+    bind_s : float
+        Seconds in which kube-scheduler has to bind the pods that were let go.
+    """
 
     policy: policy.ScoringPolicy
     target: targets.TargetWorkload | None = None
     owned: bool = True
+    bind_s: float = 300.0
 
 
 @dataclass(slots=True, eq=False)
@@ -87,8 +94,8 @@ class Shell:
     _later: dict[str, float] = field(default_factory=dict)
     _short: set[str] = field(default_factory=set)
     _hidden: set[str] = field(default_factory=set)
-    _wishes: list[tuple[workload.Workload, str]] = field(default_factory=list)
-    _dropped: list[str] = field(default_factory=list)
+    _asks: list[tuple[workload.Workload | None, str]] = field(default_factory=list)
+    _refused: dict[str, kueue_answer.Answer] = field(default_factory=dict)
     _freed: bool = False
 
     def __post_init__(self) -> None:
@@ -143,6 +150,7 @@ class Shell:
         if self.machine.next_tick() <= now:
             self._tell(events.Tick(), now)
         if self.leads:
+            self._answers(now)
             self._offers(now)
         if self._freed:
             self._freed = False
@@ -151,12 +159,12 @@ class Shell:
 
     def reserve(self, found: workload.Workload, reserver: str) -> None:
         """Ask for devices for a gang whose pods do not exist yet; the carrier is told what came of it."""
-        self._wishes.append((found, reserver))
+        self._asks.append((found, reserver))
         self.known.wake.set()
 
     def cancel(self, reserver: str) -> None:
         """Give a reservation back, unless its pods have come."""
-        self._dropped.append(reserver)
+        self._asks.append((None, reserver))
         self.known.wake.set()
 
     # What changed.
@@ -180,7 +188,7 @@ class Shell:
             if gang is not None and refused is not None and found is not None:
                 self.carrier.say_offered(gang, refused, found)
             elif gang is not None and refused is not None:
-                self.carrier.say_waiting(gang, refused)
+                self.carrier.say_waiting(gang, refused, words.closed(self.compiled))
 
     def _done(self, now: float) -> None:
         """Hear what became of writes."""
@@ -191,7 +199,7 @@ class Shell:
             if one.problem:
                 self._write_failed(gang, one, now)
             else:
-                gang.state, gang.failures = following.State.RUNNING, 0
+                gang.state, gang.failures, gang.let_go_at = following.State.RUNNING, 0, now
                 self.carrier.released(gang)
             self._recall(gang)
 
@@ -254,22 +262,57 @@ class Shell:
 
     def _reservations(self, now: float) -> None:
         """Take wishes for gangs without pods, and their ends."""
-        wishes, self._wishes = self._wishes, []
-        for found, reserver in wishes:
-            gang = self._follow(found)
-            gang.reserver = reserver
-            if gang.placement is not None:
-                self.carrier.reserved(gang)
-            elif not self.machine.knows(gang.key) and found.gang is not None:
-                gang.see(found)
-                self._tell(events.GangSubmitted(found.gang), now)
-            else:
-                self.carrier.repeat(gang)
-        dropped, self._dropped = self._dropped, []
-        for reserver in dropped:
+        asks, self._asks = self._asks, []  # in their order: Kueue takes a question back and asks it anew at once
+        for found, reserver in asks:
+            if found is not None:
+                self._ask(found, reserver, now)
+                continue
             for gang in [one for one in self.followed.values() if one.reserver == reserver]:
-                gang.reserver = ""
-                self._recall(gang)
+                self._withdraw(gang, now)
+
+    def _ask(self, found: workload.Workload, reserver: str, now: float) -> None:
+        """Ask for devices for a gang without pods."""
+        gang = self._follow(found)
+        gang.reserver = reserver
+        refused = self.machine.why(gang.key)
+        if gang.placement is not None:
+            self.carrier.reserved(gang)
+        elif refused is not None:
+            self._refused[gang.key] = kueue_answer.Wait(str(refused))
+        elif not self.machine.knows(gang.key) and found.gang is not None:
+            gang.see(found)
+            self._tell(events.GangSubmitted(found.gang), now)
+
+    def _answers(self, now: float) -> None:
+        """Tell Kueue which gangs found no room, and forget them: they have no quota any more when Kueue knows.
+
+        At the end of a turn, since what had no room at first may have been given some.
+        """
+        refused, self._refused = self._refused, {}
+        for key, answer in refused.items():
+            gang = self.followed.get(key)
+            if gang is not None and gang.reserver and key not in self.machine.held:
+                self.carrier.answer(gang.reserver, answer)
+                self._withdraw(gang, now, told=True)
+        if self._refused:  # what was given back started some, and was too little for others
+            self.known.wake.set()
+
+    def _withdraw(self, gang: following.Followed, now: float, told: bool = False) -> None:
+        """Keep nothing for a gang without pods any more; one with pods is looked at as any other.
+
+        Parameters
+        ----------
+        told : bool
+            Its record, which says why there is no room, stays for people to read.
+        """
+        gang.reserver = ""
+        if gang.plan is not None or any(not member.pod.gone for member in gang.workload.members):
+            if gang.plan is None and not gang.workload.complete and self.machine.knows(gang.key):
+                gang.placement, gang.state = None, following.State.NEW
+                self._tell(events.GangCancelled(gang.key), now)
+            self._recall(gang)
+            return
+        self._end(gang, now, recorded=told)
 
     def _gangs(self, now: float) -> None:
         """Look at the gangs that something happened to."""
@@ -330,6 +373,7 @@ class Shell:
             self._incomplete(gang)
         elif key in self.machine.held:
             self._compare(gang, found.gang, now)
+            self._unbound(gang, now)
         elif self.machine.knows(key):
             self._tell(events.GangChanged(found.gang), now)
             self._complete_again(gang)
@@ -340,8 +384,6 @@ class Shell:
         elif gang.state is not following.State.REJECTED:
             gang.complete_at = gang.complete_at or time.time()
             self._tell(events.GangSubmitted(found.gang), now)
-        elif gang.state is following.State.REJECTED:
-            self.carrier.repeat(gang)
 
     def _incomplete(self, gang: following.Followed) -> None:
         """A gang has not all its pods and claims: told where it had them, and waits on its devices or holds them."""
@@ -353,7 +395,7 @@ class Shell:
         refused = self.machine.why(gang.key) if gang.lacks else None
         gang.lacks = False
         if refused is not None:
-            self.carrier.say_waiting(gang, refused)
+            self.carrier.say_waiting(gang, refused, words.closed(self.compiled))
 
     def _compare(self, gang: following.Followed, now_is: gangs.Gang, now: float) -> None:
         """Write what is not written yet, and exchange what has changed."""
@@ -378,6 +420,34 @@ class Shell:
         ):
             self.carrier.go_on(gang, gang.plan)
 
+    def _unbound(self, gang: following.Followed, now: float) -> None:
+        """Give up pods that were let go and that kube-scheduler has not bound in time: they are made anew, or told of.
+
+        A gang of which enough runs loses those pods alone, and gets others in their place.
+        """
+        if gang.let_go_at is None or gang.state is not following.State.RUNNING or not gang.settled or gang.plan is None:
+            return
+        released = {pod.uid for pod in gang.plan.pods}
+        waiting = [one.pod for one in gang.workload.members if one.pod.uid in released and not one.pod.node]
+        late = gang.let_go_at + self.settings.bind_s
+        if not waiting or now < late:
+            gang.let_go_at = gang.let_go_at if waiting else None
+            if waiting:
+                self._later[gang.key] = min(self._later.get(gang.key, late), late)
+            return
+        found = gang.workload.gang
+        problem = words.unbound(waiting, self.settings.bind_s)
+        gang.let_go_at = None
+        if found is None or not found.movable:
+            self.carrier.say_unbound(gang, problem)
+        elif len(gang.workload.members) - len(waiting) >= found.minimum:
+            self.carrier.give_up(gang, waiting, problem)
+        else:
+            gang.evicted_at, gang.placement, gang.state = now, None, following.State.WAITING
+            self._forget_plan(gang)
+            self._tell(events.BindFailed(gang.key, problem), now)
+            self.carrier.give_up(gang, [one.pod for one in gang.workload.members if not one.pod.gone], problem)
+
     def _due(self, gang: following.Followed, now: float) -> bool:
         """Return whether a gang is to be looked at later."""
         return self._later.get(gang.key, now) > now
@@ -393,8 +463,8 @@ class Shell:
             return
         self._end(gang, now)
 
-    def _end(self, gang: following.Followed, now: float) -> None:
-        """Forget a gang; what it still holds in the API is a stranger's until it is let go."""
+    def _end(self, gang: following.Followed, now: float, recorded: bool = False) -> None:
+        """Forget a gang, and its record unless that is to stay; what it still holds in the API is a stranger's until let go."""
         self.followed.pop(gang.key, None)
         self.carrier.observer.ended(gang.key)
         first = identities.base(gang.workload.identity).key
@@ -408,7 +478,8 @@ class Shell:
         self._strangers(now)
         self._freed = True
         self._tell(events.GangFinished(gang.key), now)
-        self.carrier.finished(gang)
+        if not recorded:
+            self.carrier.finished(gang)
 
     def _forget_plan(self, gang: following.Followed) -> None:
         plan, gang.plan = gang.plan, None
@@ -431,6 +502,8 @@ class Shell:
         if gang.key not in self.machine.held:
             gang.invalid, gang.state = True, following.State.REJECTED
         self.carrier.say_problem(gang, problem)
+        if gang.reserver:
+            self._refused[gang.key] = kueue_answer.Reject(problem)
 
     def _reopen(self) -> None:
         """The fleet is another: what could never run may now, and what was hidden may be seen."""
@@ -455,7 +528,7 @@ class Shell:
             return False
         gang = self._follow(found)
         gang.see(found)
-        gang.state = following.State.RUNNING
+        gang.state, gang.let_go_at = following.State.RUNNING, now
         gang.plan = self.sight.standing(found, self.compiled)
         self.carrier.remember(gang.plan, gang.key)
         holders = tuple(name for pod in gang.plan.pods for name in self._vacated(pod))
@@ -469,6 +542,8 @@ class Shell:
         if found is not now_is:
             gang.see(now_is)
             self._later[gang.key] = now  # the pods that have nothing yet are asked for in the next turn
+        elif any(not member.pod.node for member in found.members):
+            self._later.setdefault(gang.key, now)  # from then on it is watched whether they are bound
         return True
 
     def _wait_for(self, gang: following.Followed, hidden: str) -> None:
@@ -508,11 +583,14 @@ class Shell:
             case effects.Reject(_, rejection):
                 gang.state = following.State.REJECTED
                 self.carrier.say_rejected(gang, rejection)
+                if gang.reserver:
+                    self._refused[gang.key] = kueue_answer.Reject(str(rejection))
             case effects.Evict(_, _, reason):
                 self._evicted(gang, reason, now)
             case effects.Expire():
                 gang.placement, gang.state = None, following.State.WAITING
-                self.carrier.expired(gang)
+                if gang.reserver:
+                    self._refused[gang.key] = kueue_answer.Wait("the pods did not come in time; the devices went back")
             case effects.Conflict(_, detail):
                 self._forget_plan(gang)  # what it holds is a stranger's from the next turn on
                 self.known.wake.set()
@@ -527,6 +605,7 @@ class Shell:
             gang.state = following.State.RESERVED
             if gang.reserver:
                 self.carrier.reserved(gang)
+                self._tell(events.Bound(gang.key), now)  # kept until pods come or Kueue takes it back, not for a time
 
     def _leave_behind(self, gang: following.Followed) -> None:
         """Have the pods deleted whose nodes are gone, so that their owner makes them anew for the devices kept for them."""
@@ -562,7 +641,10 @@ class Shell:
     def _waits(self, gang: following.Followed, rejection: reasons.Rejection) -> None:
         if gang.plan is None:
             gang.state = following.State.WAITING
-        self.carrier.say_waiting(gang, rejection)
+        closed = words.closed(self.compiled)
+        self.carrier.say_waiting(gang, rejection, closed)
+        if gang.reserver:
+            self._refused[gang.key] = kueue_answer.Wait(f"{rejection}{closed}")
 
     def _evicted(self, gang: following.Followed, reason: effects.Eviction, now: float) -> None:
         """Have the pods deleted; the gang waits until its owner has made them anew."""

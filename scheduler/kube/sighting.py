@@ -17,14 +17,15 @@ from scheduler.kube import (
     plan,
     requests,
     rows,
+    shared,
     taken,
     workload,
     world,
 )
 from scheduler.kube import pod as pods
-from scheduler.kube.gangs import marks, outline, recognize
+from scheduler.kube.gangs import marks, outline, recognize, within
+from scheduler.model import admission, names, request
 from scheduler.model import gang as gangs
-from scheduler.model import names, request
 from scheduler.placement import placement
 from scheduler.snapshot import state
 
@@ -52,12 +53,18 @@ class Sight:
     def see(self, identity: workload.Identity, compiled: fleet.Compiled) -> Iterator[workload.Workload]:
         """Yield the gangs of an identity; pods that ask for none of our devices make none."""
         members = self.known.gangs.members(identity.key)
-        if not any((pod.claims and not ownership.foreign(pod, self.known)) or pod.extended for pod in members):
+        if not any(self._concerns(pod) for pod in members) or shared.all_run(members, self.known):
             return
         for found in recognize.recognize(identity, members, self.object, lambda pod: self._asked(pod, compiled)):
             if found.gang is None or any(map(_devices, found.gang.roles)):
                 known = replace(found, gang=found.gang and spelled(found.gang, compiled.spellings))
-                yield confined.confined(known, compiled.topology, compiled.spellings)
+                known = replace(known, problem=known.problem or shared.problem(members, self.known))
+                yield known if known.problem else confined.confined(known, compiled.topology, compiled.spellings)
+
+    def _concerns(self, pod: pods.Pod) -> bool:
+        """Return whether a pod asks for devices of ours; devices of a device plugin are its node's business."""
+        claimed = bool(pod.claims) and not ownership.foreign(pod, self.known)
+        return claimed or ownership.backed(pod, self.known) is not None
 
     def strays(self, identity: workload.Identity) -> list[pods.Pod]:
         """Return the pods that were gated in vain: none of their claims is ours."""
@@ -80,6 +87,18 @@ class Sight:
         specs = requests.asked(pod, mirror["claims"], mirror["templates"])
         return requests.of(pod, specs, self._classes(), self.known.live)
 
+    def offered(self, pod: pods.Pod, compiled: fleet.Compiled) -> request.PodRequest | None:
+        """Return what a pod asks of nodes that kube-scheduler offers for it, None where that is nothing of ours.
+
+        Raises
+        ------
+        ValueError
+            It can't be planned; the message says why.
+        """
+        if pod.claims and ownership.foreign(pod, self.known):
+            return None
+        return replace(self.wanted(pod, compiled), nodes=admission.EVERYWHERE)
+
     def _asked(self, pod: pods.Pod, compiled: fleet.Compiled) -> request.PodRequest:
         """Return what a pod asks for, once there are claims to write it into.
 
@@ -87,11 +106,15 @@ class Sight:
         ------
         NotYet
             A claim of it is not made yet, or not seen.
+        RequestError
+            It asks by an extended resource, so that there is no claim to write into.
         """
+        ownership.check_claims(pod, self.known)
         if not pod.node and any(self.known.claim(pod.namespace, ref.claim) is None for ref in pod.claims):
             self.wanted(pod, compiled)  # a claim that can't be planned is told of before it is waited for
             raise outline.NotYet(f"claims of pod {pod.key}")
-        return self.wanted(pod, compiled)
+        wanted, told = self.wanted(pod, compiled), within.levels_of(pod, self.object)
+        return replace(wanted, nodes=wanted.nodes.without(told)) if told else wanted
 
     def grants(self, found: workload.Workload, compiled: fleet.Compiled) -> tuple[state.Grant, ...] | None:
         """Return what the gang's pods hold, by rank; None unless every one of them has all its claims allocated."""
@@ -126,7 +149,7 @@ class Sight:
             return None
         counts = Counter(one.role for one in left)
         roles = tuple(
-            replace(role, count=counts[role.name], segment=None, spread=None)
+            replace(role, count=counts[role.name], segment=None, spread=None, places=())
             for role in found.gang.roles
             if counts[role.name]
         )

@@ -1,7 +1,10 @@
 """What people are told about a gang, in plain sentences."""
 
+from collections import Counter
+
 from scheduler.gang import effects, room
-from scheduler.kube import followed
+from scheduler.kube import fleet, followed
+from scheduler.kube import pod as pods
 from scheduler.model import request
 from scheduler.placement import placement
 
@@ -56,6 +59,24 @@ def _some(found: list[str]) -> str:
     """Join the first of some words and count the others."""
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return ", ".join(found[:NAMED]) + more
+
+
+def closed(compiled: fleet.Compiled) -> str:
+    """Say how many nodes with GPUs take nothing new, and why; "" for none."""
+    topology = compiled.topology
+    why = [
+        reason for node, reason in compiled.closed.items() if node in topology.row and topology.gpus[topology.row[node]]
+    ]
+    counts = sorted(Counter(why).items(), key=lambda one: (-one[1], one[0]))
+    told = _some([f"{count} ({reason})" for reason, count in counts])
+    return f"; nodes with GPUs that take nothing new: {told}" if told else ""
+
+
+def unbound(waiting: list[pods.Pod], after_s: float) -> str:
+    """Say which pods kube-scheduler has not bound, and what it says itself."""
+    told = next((f": {one.unbound}" for one in waiting if one.unbound), "")
+    which = _some([one.name for one in waiting])
+    return f"{len(waiting)} pods were let go and are not bound after {after_s:.0f} s, {which}{told}"
 
 
 def evicted(gang: followed.Followed, reason: effects.Eviction) -> str:

@@ -10,6 +10,7 @@ from scheduler.kube import claim as claims
 from scheduler.kube import classes, fleet, index, kueue, kueue_controller, mirror, part, taint_rule
 from scheduler.kube import node as nodes
 from scheduler.kube import pod as pods
+from scheduler.model import admission
 
 RESOURCE = paths.RESOURCE
 
@@ -110,14 +111,27 @@ class World:
         elif change.kind == "pods":
             self.moved_pods[change.key] = last
             self._named(change)
+            if last.claims:
+                self.look_for(last.nodes)
         elif change.kind == "claims":
             self.moved_claims[change.key] = last
             self._allocated(change)
         elif change.kind in ("classes", "templates"):
             self.gangs.mark_all()
+        elif change.kind == kueue.WORKLOADS and change.after is not None:
+            for podset in change.after.podsets:
+                self.look_for(podset.template.nodes)
+        elif change.kind == kueue.FLAVORS and change.after is not None:
+            self.look_for(change.after.nodes)
         self.gangs.change(change)
         for listen in self.listeners:
             listen(change)
+
+    def look_for(self, wanted: admission.Admission) -> bool:
+        """Have the labels and taints that a pod's place depends on kept with the nodes; tell whether that is news."""
+        news = self.live.look_for(wanted)
+        self.fleet_changed |= news
+        return news
 
     def _named(self, change: mirror.Change) -> None:
         """Keep the key of each pod by its UID."""

@@ -1,7 +1,8 @@
 """The all-or-nothing set of pods that JobSets, Kueue Workloads, PodGroups and annotated pods all become."""
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from scheduler.model import request
@@ -36,8 +37,19 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A domain of the fleet, by name, that somebody else has chosen for `count` consecutive ranks of a role."""
+
+    domain: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Role:
-    """A set of equal pods of a gang: same request, same constraint."""
+    """A set of equal pods of a gang: same request, same constraint.
+
+    `places` are for all pods of the role, in the order of ranks, or () where their places are ours to choose.
+    """
 
     name: str
     count: int
@@ -45,6 +57,19 @@ class Role:
     constraint: TopologyConstraint = TopologyConstraint()
     segment: Segment | None = None
     spread: Spread | None = None
+    places: tuple[Place, ...] = ()
+
+    def places_of(self, indices: Iterable[int]) -> tuple[Place, ...]:
+        """Return the places of some pods of the role, by their index in it."""
+        if not self.places:
+            return ()
+        each = [place.domain for place in self.places for _ in range(place.count)]
+        return in_runs(each[index] for index in indices)
+
+
+def in_runs(domains: Iterable[str]) -> tuple[Place, ...]:
+    """Return the places of pods whose domains are given one by one."""
+    return tuple(Place(domain, len(tuple(same))) for domain, same in itertools.groupby(domains))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +162,8 @@ def _role_problems(role: Role) -> Iterator[str]:
         yield "segment names no level"
     if role.spread and (role.spread.max_pods < 1 or not role.spread.level):
         yield "spread needs a level and max_pods of at least 1"
+    if role.places and sum(place.count for place in role.places) != role.count:
+        yield f"places are for {sum(place.count for place in role.places)} pods, count is {role.count}"
 
 
 def single(name: str, pod: request.PodRequest, **gang_fields: object) -> Gang:

@@ -34,6 +34,9 @@ DECISION = "muster.dev/decision-id"
 TRACEPARENT = "muster.dev/traceparent"
 """Annotation of pods and GangPlacements: W3C trace context of the gang; one that the submitter wrote is kept."""
 
+DOMAIN = "muster.dev/domain"
+"""Annotation of pods that Kueue has admitted: level and name of the domain that was kept for their gang."""
+
 PLANNED_RANK = "muster.dev/planned-rank"
 PLANNED_DEVICES = "muster.dev/planned-devices"
 PLANNED_SIZE = "muster.dev/planned-size"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scheduler.model import device, distance
+from scheduler.model import admission, device, distance
 
 MAX_GPUS = 16
 """GPUs of a node: node shapes tabulate 2**G sets."""
@@ -50,6 +50,8 @@ class NodeTopology:
     max_pods : int
     driver_version, cuda_version : str
         Of the GPUs' driver, as strict semantic versions; "" when unknown.
+    taints : tuple of Taint
+        Those that keep off pods that do not tolerate them, sorted.
 
     Raises
     ------
@@ -72,11 +74,13 @@ class NodeTopology:
     max_pods: int = 1001
     driver_version: str = ""
     cuda_version: str = ""
+    taints: tuple[admission.Taint, ...] = ()
 
     def __post_init__(self) -> None:
         turned = (link if link.a <= link.b else NvLink(link.b, link.a, link.links, link.gbps) for link in self.nvlinks)
         object.__setattr__(self, "nvlinks", tuple(sorted(turned)))
         object.__setattr__(self, "labels", tuple(sorted(self.labels)))
+        object.__setattr__(self, "taints", tuple(sorted(self.taints)))
         for problem in _problems(self):
             raise ValueError(f"node {self.name!r}: {problem}")
 

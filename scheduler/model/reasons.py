@@ -10,6 +10,8 @@ class Reason(Enum):
     TOO_LARGE = "GangLargerThanCluster"
     NO_SUCH_DEVICE = "NoSuchDevice"
     NO_SUCH_LEVEL = "NoSuchLevel"
+    NO_SUCH_NODE = "NoNodeMatchesSelector"
+    TAINTS = "TaintsNotTolerated"
     GPUS = "InsufficientGPUs"
     SHAPE = "GPUsTooScattered"
     CPU = "InsufficientCPU"

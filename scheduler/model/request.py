@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from scheduler.model import device
+from scheduler.model import admission, device
 
 
 class RequestKind(Enum):
@@ -35,6 +35,8 @@ class PodRequest:
         request: the published measure of popularity tells pods apart by what they wrote.
     accelerators : tuple of (str, int)
         Other accelerators by kind and count, sorted by kind.
+    nodes : Admission
+        On which nodes it may be.
 
     Raises
     ------
@@ -50,6 +52,7 @@ class PodRequest:
     nics: int = 0
     gpu_models: tuple[str, ...] = ()
     accelerators: tuple[tuple[str, int], ...] = ()
+    nodes: admission.Admission = admission.Admission()
 
     def __post_init__(self) -> None:
         for field in ("cpu_milli", "memory_mib", "gpus", "nics"):

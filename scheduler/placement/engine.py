@@ -1,7 +1,7 @@
 """Where a gang goes: exact devices for every pod, or the constraint that blocks it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,36 +9,24 @@ from scheduler.model import gang as gangs
 from scheduler.model import reasons
 from scheduler.model import request as requests
 from scheduler.placement import (
+    assigned,
     bandwidth,
+    bound,
+    choice,
     devices,
     domains,
     fit,
-    pack,
     placement,
     refusal,
     scoring,
-    search,
-    tas,
 )
 from scheduler.snapshot import bulk, demand, state, topology
 
 TRIES = 32
 """Domains in which a gang of several roles is tried; with one role the first is certain to hold it."""
 
-RUNNERS_UP = 3
-
 ROOT = 0
 """Vertex of the whole fleet."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Chosen:
-    """Nodes and devices for one role, and what the nodes were compared with."""
-
-    pack: pack.Pack
-    grants: tuple[state.Grant, ...] = ()
-    terms: placement.Terms = ()
-    others: tuple[search.Scored, ...] = ()
 
 
 def place(
@@ -81,7 +69,9 @@ def place(
         return nameless
     within = _confined(snapshot.topology, gang, within)
     if within < 0:
-        return _no_such_domain(gang)
+        return assigned.not_there(gang, gang.within)
+    if any(role.places for role in gang.roles):
+        return _place_bound(snapshot, gang, score, tiers, within)
     if lone(gang):
         return _place_pod(snapshot, gang, score, within)
     return _place_gang(snapshot, gang, score, tiers, within)
@@ -101,18 +91,7 @@ def _confined(fleet: topology.Topology, gang: gangs.Gang, within: int) -> int:
     """Return the vertex to search below: that of the gang's own domain where it lies in `within`, -1 for none."""
     if not gang.within:
         return within
-    if gang.within not in fleet.tree.names:
-        return -1
-    vertex = fleet.tree.names.index(gang.within)
-    if within <= vertex < fleet.tree.end[within]:
-        return vertex
-    return within if vertex <= within < fleet.tree.end[vertex] else -1
-
-
-def _no_such_domain(gang: gangs.Gang) -> reasons.Rejection:
-    """Return the refusal of a gang that is bound to a domain which the fleet does not have just now."""
-    detail = f"domain {gang.within}, to which the gang is bound, is not in the fleet"
-    return reasons.Rejection(gang.name, reasons.Reason.DOMAIN, nearest="", missing=gang.minimum, detail=detail)
+    return assigned.inside(fleet.tree, assigned.vertices(fleet.tree).get(gang.within, -1), within)
 
 
 def _no_such_level(fleet: topology.Topology, gang: gangs.Gang) -> reasons.Rejection | None:
@@ -137,7 +116,7 @@ def _fields(gang: gangs.Gang, level: str) -> list[str]:
 def lone(gang: gangs.Gang) -> bool:
     """Tell whether a gang is one pod that may go to any node: then the pod rule places it."""
     role = gang.roles[0]
-    bound = gang.constraint.required or role.constraint.required or role.segment or role.spread
+    bound = gang.constraint.required or role.constraint.required or role.segment or role.spread or role.places
     return gang.size == 1 and not bound
 
 
@@ -168,6 +147,17 @@ def _place_pod(
     return placement.Placement(gang, grants, fleet.nodes[choice.node].name, fleet.tree.levels[-1], mb_s, cost)
 
 
+def _place_bound(
+    snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, tiers: bandwidth.Tiers, within: int
+) -> placement.Placement | reasons.Rejection:
+    """Place a gang of which some roles were given their places."""
+
+    def others(work: state.Snapshot, rest: gangs.Gang, beside: int) -> placement.Placement | reasons.Rejection:
+        return _place_gang(work, rest, score, tiers, beside)
+
+    return bound.place(snapshot, gang, score, tiers, within, others)
+
+
 def _place_gang(
     snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring, tiers: bandwidth.Tiers, within: int
 ) -> placement.Placement | reasons.Rejection:
@@ -179,7 +169,7 @@ def _place_gang(
         chosen = _most(snapshot, gang, wanted, score, tiers, within)
     if chosen is None:
         return refusal.refuse(snapshot, gang, wanted, within)
-    return _answer(snapshot, gang, chosen, score, tiers)
+    return choice.answer(snapshot, gang, chosen, score, tiers)
 
 
 def fits(
@@ -194,6 +184,8 @@ def fits(
     within = _confined(snapshot.topology, gang, within)
     if within < 0:
         return False
+    if any(role.places for role in gang.roles):
+        return isinstance(_place_bound(snapshot, gang, score, tiers, within), placement.Placement)
     wanted = [score.demand(role.request) for role in gang.roles]
     counts = refusal.smallest(gang)
     if sum(count > 0 for count in counts) > 1:
@@ -214,7 +206,7 @@ def _most(
     score: scoring.Scoring,
     tiers: bandwidth.Tiers,
     within: int,
-) -> list[Chosen] | None:
+) -> list[choice.Chosen] | None:
     """Find the largest part of a gang that fits, by bisection: what fits for more pods fits for fewer."""
     trials = [counts for counts in refusal.parts(gang) if gang.minimum <= sum(counts) < gang.size]
     best = None
@@ -236,60 +228,15 @@ def _choose(
     score: scoring.Scoring,
     tiers: bandwidth.Tiers,
     within: int,
-) -> list[Chosen] | None:
+) -> list[choice.Chosen] | None:
     """Choose nodes for `counts` pods of each role; roles without pods are left out."""
     filled = [row for row, count in enumerate(counts) if count]
     if len(filled) == 1:
         role, pod = gang.roles[filled[0]], wanted[filled[0]]
-        held = _capacity(snapshot, pod, domains.bounds(snapshot.topology.tree, gang.constraint, role))
-        only = choose_nodes(snapshot, pod, held, counts[filled[0]], score, tiers, within)
-        return None if only is None else [replace(only, grants=_grants(snapshot, pod, only.pack, score))]
+        held = choice.capacity(snapshot, pod, domains.bounds(snapshot.topology.tree, gang.constraint, role))
+        only = choice.choose_nodes(snapshot, pod, held, counts[filled[0]], score, tiers, within)
+        return None if only is None else [replace(only, grants=choice.grants(snapshot, pod, only.pack, score))]
     return _choose_roles(snapshot, gang, wanted, counts, score, tiers, within)
-
-
-def _capacity(snapshot: state.Snapshot, pod: demand.Demand, limit: domains.Bounds) -> domains.Capacity:
-    return domains.capacity(snapshot.topology.tree, fit.pods_that_fit(snapshot, pod), limit)
-
-
-def choose_nodes(
-    snapshot: state.Snapshot,
-    pod: demand.Demand,
-    held: domains.Capacity,
-    need: int,
-    score: scoring.Scoring,
-    tiers: bandwidth.Tiers,
-    within: int = 0,
-) -> Chosen | None:
-    """Choose nodes for the pods of one role by the policy's domain rule.
-
-    Returns
-    -------
-    Chosen or None
-        None exactly when ``held`` has no domain for them.
-    """
-    fabric_tree = snapshot.topology.tree
-    rules = score.policy.spec.gangs
-    found: pack.Pack | None
-    match rules.domains:
-        case "opportunity-cost":
-            ranked = search.opportunity_cost(snapshot, pod, held, need, rules, tiers, within)
-            return Chosen(ranked[0].pack, (), ranked[0].price.terms, tuple(ranked[1:])) if ranked else None
-        case "tas-best-fit" | "tas-least-free":
-            found = tas.choose(fabric_tree, held, need, rules.domains == "tas-least-free", within)
-        case "first-fit":
-            found = _first_fit(snapshot, held, need, within)
-    return None if found is None else Chosen(found)
-
-
-def _first_fit(snapshot: state.Snapshot, held: domains.Capacity, need: int, within: int) -> pack.Pack | None:
-    """Fill the nodes in their order inside the first domain of the required level that holds all pods."""
-    fabric_tree = snapshot.topology.tree
-    end = int(fabric_tree.end[within])
-    level = max(held.bounds.required, int(fabric_tree.level[within]))
-    able = np.flatnonzero((held.whole[within:end] >= need) & (fabric_tree.level[within:end] == level))
-    if not len(able):
-        return None
-    return pack.fill(fabric_tree, held, int(able[0]) + within, need, "in-order", np.zeros_like(held.room))
 
 
 def _choose_roles(
@@ -300,12 +247,12 @@ def _choose_roles(
     score: scoring.Scoring,
     tiers: bandwidth.Tiers,
     within: int,
-) -> list[Chosen] | None:
+) -> list[choice.Chosen] | None:
     """Choose nodes for several roles: domain by domain, hardest role first, then in the opposite order."""
     fleet = snapshot.topology
     limits = [domains.bounds(fleet.tree, gangs.TopologyConstraint(), role) for role in gang.roles]
     filled = [row for row, count in enumerate(counts) if count]
-    held = {row: _capacity(snapshot, wanted[row], limits[row]) for row in filled}
+    held = {row: choice.capacity(snapshot, wanted[row], limits[row]) for row in filled}
     candidates = _common_domains(snapshot, gang, wanted, counts, held, score, within)
     hardest = sorted(filled, key=lambda row: (-wanted[row].gpus, -wanted[row].cpu_milli, row))
     for domain in candidates[:TRIES]:
@@ -325,19 +272,19 @@ def _fill_roles(
     limits: Sequence[domains.Bounds],
     score: scoring.Scoring,
     tiers: bandwidth.Tiers,
-) -> dict[int, Chosen] | None:
+) -> dict[int, choice.Chosen] | None:
     """Place the roles in a domain one after the other, each on what the ones before it leave of `work`."""
     fabric_tree = work.topology.tree
     low, high = int(fabric_tree.first_node[domain]), int(fabric_tree.last_node[domain])
-    found: dict[int, Chosen] = {}
+    found: dict[int, choice.Chosen] = {}
     for row in order:
         counted = np.zeros(len(work.up), dtype=np.int32)
         counted[low:high] = fit.pods_that_fit(work, wanted[row], low, high)
         held = domains.capacity(fabric_tree, counted, limits[row])
-        chosen = choose_nodes(work, wanted[row], held, counts[row], score, tiers, domain)
+        chosen = choice.choose_nodes(work, wanted[row], held, counts[row], score, tiers, domain)
         if chosen is None:
             return None
-        found[row] = replace(chosen, grants=_grants(work, wanted[row], chosen.pack, score))
+        found[row] = replace(chosen, grants=choice.grants(work, wanted[row], chosen.pack, score))
         if row != order[-1]:
             bulk.take_all(work, found[row].grants)
     return found
@@ -371,75 +318,3 @@ def _common_domains(
     first = next(iter(held.values()))
     keys = (vertices, first.whole[vertices], snapshot.free_in[vertices], -fabric_tree.level[vertices])
     return [int(vertex) for vertex in vertices[np.lexsort(keys)]]
-
-
-def _grants(
-    snapshot: state.Snapshot, pod: demand.Demand, chosen: pack.Pack, score: scoring.Scoring
-) -> tuple[state.Grant, ...]:
-    """Return the grants of one role in rank order."""
-    rules = score.policy.spec.gangs
-    nodes, pods = chosen.nodes, chosen.pods
-    if rules.domains in ("tas-best-fit", "tas-least-free"):
-        order = tas.ranks(snapshot.topology.tree, nodes)
-        nodes, pods = nodes[order], pods[order]
-    return devices.grants_of_role(snapshot, pod, nodes.tolist(), pods.tolist(), rules.devices)
-
-
-def _answer(
-    snapshot: state.Snapshot,
-    gang: gangs.Gang,
-    chosen: Sequence[Chosen],
-    score: scoring.Scoring,
-    tiers: bandwidth.Tiers,
-) -> placement.Placement:
-    """Put the roles together in rank order."""
-    fleet = snapshot.topology
-    grants = tuple(grant for one in chosen for grant in one.grants)
-    nodes = [grant.node for grant in grants]
-    domain = domains.common(fleet.tree, min(nodes), max(nodes))
-    return placement.Placement(
-        gang=gang,
-        grants=grants,
-        domain=fleet.tree.names[domain],
-        level=fleet.tree.levels[int(fleet.tree.level[domain])],
-        bandwidth_mb_s=predict(fleet, grants, score, tiers),
-        terms=_sum_terms(chosen),
-        runners_up=_runners_up(fleet, chosen[0]),
-    )
-
-
-def _sum_terms(chosen: Sequence[Chosen]) -> placement.Terms:
-    """Add the score terms of all roles, by name."""
-    sums: dict[str, int] = {}
-    for one in chosen:
-        for name, value in one.terms:
-            sums[name] = sums.get(name, 0) + value
-    return tuple(sums.items())
-
-
-def predict(
-    fleet: topology.Topology, grants: Sequence[state.Grant], score: scoring.Scoring, tiers: bandwidth.Tiers
-) -> int:
-    """Predict the bandwidth of the collective over the whole GPUs of some grants, MB/s; 0 with shares or partitions."""
-    if any(grant.mask and grant.milli != state.FULL for grant in grants):
-        return 0
-    masks: dict[int, int] = {}
-    for grant in grants:
-        masks[grant.node] = masks.get(grant.node, 0) | grant.mask
-    nodes = np.array(sorted(masks), dtype=np.int64)
-    used = np.array([masks[node] for node in sorted(masks)], dtype=np.int64)
-    start = np.zeros(1, dtype=np.int64)
-    return int(bandwidth.predict(fleet, score.policy.spec.gangs.devices, tiers, nodes, used, start)[0])
-
-
-def _runners_up(fleet: topology.Topology, chosen: Chosen) -> tuple[placement.Candidate, ...]:
-    """Return the next best domains, the best pack of each."""
-    best: dict[int, placement.Terms] = {}
-    for other in chosen.others:
-        if other.pack.domain != chosen.pack.domain:
-            best.setdefault(other.pack.domain, other.price.terms)
-    names, levels = fleet.tree.names, fleet.tree.levels
-    return tuple(
-        placement.Candidate(names[domain], levels[int(fleet.tree.level[domain])], terms)
-        for domain, terms in list(best.items())[:RUNNERS_UP]
-    )

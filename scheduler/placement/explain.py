@@ -7,7 +7,7 @@ import numpy as np
 
 from scheduler.model import gang as gangs
 from scheduler.model import reasons
-from scheduler.placement import bandwidth, domains, engine, fit, placement, scoring
+from scheduler.placement import bandwidth, choice, domains, engine, fit, placement, scoring
 from scheduler.snapshot import demand, state
 
 MOST = 5
@@ -81,7 +81,7 @@ def _nodes(snapshot: state.Snapshot, gang: gangs.Gang, score: scoring.Scoring) -
     """Yield the best nodes for a lone pod, with the terms that make up their costs."""
     fleet = snapshot.topology
     wanted = score.demand(gang.roles[0].request)
-    for node in score.ranking(snapshot, wanted, 0, len(fleet.nodes), 1 + engine.RUNNERS_UP):
+    for node in score.ranking(snapshot, wanted, 0, len(fleet.nodes), 1 + choice.RUNNERS_UP):
         yield placement.Candidate(
             fleet.nodes[node.node].name, fleet.tree.levels[-1], score.terms(snapshot, wanted, node)
         )

@@ -71,6 +71,8 @@ def pods_that_fit(snapshot: state.Snapshot, pod: demand.Demand, lo: int = 0, hi:
     fit = np.minimum(snapshot.pods_free[part], UNLIMITED)
     if pod.kind is not requests.RequestKind.CPU:
         np.minimum(fit, devices_that_fit(snapshot, pod, part), out=fit)
+    elif pod.admitted is not None:
+        fit *= pod.eligible[part] > 0
     if pod.cpu_milli:
         np.minimum(fit, snapshot.cpu_free[part] // pod.cpu_milli, out=fit)
     if pod.memory_mib:

@@ -1,44 +1,20 @@
 """Why a gang does not fit: the true blocking constraint, the nearest domain, and what is missing there."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.model import admission, reasons
 from scheduler.model import gang as gangs
-from scheduler.model import reasons
 from scheduler.model import request as requests
-from scheduler.placement import domains, fit
-from scheduler.snapshot import demand, state, topology
+from scheduler.placement import domains, fit, unsuited
+from scheduler.placement.block import Block, join
+from scheduler.snapshot import admitted, demand, state, topology
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The constraint that keeps a role out, before it gets a gang's name."""
-
-    reason: reasons.Reason
-    level: str = ""
-    nearest: str = ""
-    missing: int = 0
-    resource: str = "pods"
-    detail: str = ""
-
-    def of(self, gang: gangs.Gang, permanent: bool = False) -> reasons.Rejection:
-        """Return the refusal of a gang."""
-        return reasons.Rejection(
-            gang=gang.name,
-            reason=self.reason,
-            level=self.level,
-            nearest=self.nearest,
-            missing=self.missing,
-            resource=self.resource,
-            permanent=permanent,
-            detail=self.detail,
-        )
 
 
 def no_such_level(gang: gangs.Gang, level: str, fields: Sequence[str], levels: Sequence[str]) -> reasons.Rejection:
@@ -64,7 +40,9 @@ def refuse(
     Permanent when not even the empty fleet holds the gang; that answer is kept by gang and topology, so that it costs
     microseconds when the gang comes again. The reason is the first that applies:
 
-    1. no GPU of the fleet suits the pod: `NO_SUCH_DEVICE`;
+    1. no GPU of the fleet suits the pod: `NO_SUCH_DEVICE`; no node with such GPUs has what the pod's selector or
+       affinity asks for: `NO_SUCH_NODE`; all that have are tainted otherwise than it tolerates: `TAINTS`, which is never
+       permanent, since taints come and go;
     2. the fleet has too few pods' worth of one resource, or of several together: that resource (`SHAPE` for GPUs that
        are free but scattered over nodes; `TOO_LARGE` when it is the empty fleet that has too few);
     3. no domain of the required level has: `DOMAIN`;
@@ -84,8 +62,16 @@ def refuse(
 def never(fleet: topology.Topology, gang: gangs.Gang) -> reasons.Rejection | None:
     """Return the permanent refusal of a gang that the empty fleet provably can't hold, None for every other."""
     anonymous = replace(gang, name="", tenant="", priority=0, expected_s=0.0, decision_id="")
+    if admitted.tainted(fleet):
+        anonymous = replace(anonymous, roles=tuple(map(_untainted, gang.roles)))
     block = _never(fleet, anonymous)
     return None if block is None else block.of(gang, permanent=True)
+
+
+def _untainted(role: gangs.Role) -> gangs.Role:
+    """Return a role for which no taint counts."""
+    nodes = replace(role.request.nodes, tolerations=admission.ANYTHING)
+    return replace(role, request=replace(role.request, nodes=nodes))
 
 
 def sums(
@@ -149,7 +135,7 @@ def _block(
         limit = domains.bounds(snapshot.topology.tree, gang.constraint, role)
         block = role_block(snapshot, pod, limit, count, within)
         if block:
-            return replace(block, detail=_join(f"role {role.name}" if len(gang.roles) > 1 else "", block.detail))
+            return replace(block, detail=join(f"role {role.name}" if len(gang.roles) > 1 else "", block.detail))
     return _sum_block(snapshot, gang, wanted, counts, within) if len(gang.roles) > 1 else None
 
 
@@ -169,12 +155,14 @@ def role_block(
     if most >= need:
         return None
     level = fabric_tree.levels[limit.required] if limit.required else ""
-    if pod.kind is not requests.RequestKind.CPU and not pod.eligible.any():
-        return Block(reasons.Reason.NO_SUCH_DEVICE, level, missing=need * pod.gpus, resource=_device(pod))
+    if not pod.eligible.any():
+        return unsuited.refused(snapshot.topology, pod, level, need)
     nearest = fabric_tree.names[vertex] if vertex >= 0 else ""
     if int(counts.sum(dtype=np.int64)) < need:
-        return _resource_block(snapshot, pod, vertex, need, level, need - most, within)
-    return Block(_topology_reason(snapshot, counts, limit, need), level, nearest, need - most)
+        block = _resource_block(snapshot, pod, vertex, need, level, need - most, within)
+    else:
+        block = Block(_topology_reason(snapshot, counts, limit, need), level, nearest, need - most)
+    return replace(block, detail=join(block.detail, unsuited.left_out(snapshot.topology, pod)))
 
 
 def _topology_reason(snapshot: state.Snapshot, counts: fit.Counts, limit: domains.Bounds, need: int) -> reasons.Reason:
@@ -264,13 +252,3 @@ def _sum_block(
             names = gang.constraint.required, fabric_tree.names[best]
             return Block(reason, *names, lacking, unit, detail="all roles together")
     return None
-
-
-def _device(pod: demand.Demand) -> str:
-    """Name the devices that a pod asks for."""
-    kind = f"{pod.request.mig} partitions" if pod.request.mig else "GPUs"
-    return f"{kind} of {' or '.join(pod.request.gpu_models)}" if pod.request.gpu_models else kind
-
-
-def _join(*words: str) -> str:
-    return ", ".join(word for word in words if word)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from scheduler.model import device
 from scheduler.model import request as requests
+from scheduler.snapshot import admitted as admissions
 from scheduler.snapshot import topology
 
 MEDIA_BIT = device.MEDIA_BIT
@@ -22,9 +23,12 @@ class Demand:
     Attributes
     ----------
     eligible : ndarray of uint32, shape (N,)
-        GPUs of each node whose model (and MIG mode, and sharing) suits the request; all bits for CPU-only pods.
+        GPUs of each node whose model (and MIG mode, and sharing) suits the request; all bits for CPU-only pods. Nothing on
+        nodes that do not take the pod.
     partitions : tuple of (int, ...), one entry per node shape
         For MIG requests the slice masks at which an instance may be put, best start first; else ().
+    admitted : Admitted or None
+        Which nodes take the pod; None where all do.
     """
 
     request: requests.PodRequest
@@ -36,6 +40,7 @@ class Demand:
     nics: int
     eligible: NDArray[np.uint32]
     partitions: tuple[tuple[int, ...], ...] = ()
+    admitted: admissions.Admitted | None = None
 
     @property
     def total_gpu_milli(self) -> int:
@@ -46,6 +51,10 @@ class Demand:
 def compile_demand(fleet: topology.Topology, pod: requests.PodRequest) -> Demand:
     """Compile `pod` for `fleet`; the caller caches it by request and generation."""
     compiled = [_compile(shape.machine.gpus, pod) for shape in fleet.shapes]
+    eligible = np.array([mask for mask, _ in compiled], dtype=np.uint32)[fleet.shape]
+    nodes: admissions.Admitted | None = admissions.admitted(fleet, pod.nodes)
+    if nodes is not None and nodes.both.all():
+        nodes = None
     return Demand(
         request=pod,
         kind=pod.kind,
@@ -54,8 +63,9 @@ def compile_demand(fleet: topology.Topology, pod: requests.PodRequest) -> Demand
         gpus=pod.gpus,
         gpu_milli=pod.gpu_milli,
         nics=pod.nics,
-        eligible=np.array([mask for mask, _ in compiled], dtype=np.uint32)[fleet.shape],
+        eligible=eligible if nodes is None else np.where(nodes.both, eligible, np.uint32(0)),
         partitions=tuple(starts for _, starts in compiled) if pod.mig else (),
+        admitted=nodes,
     )
 
 

@@ -5,7 +5,7 @@ Pods with claims are known by their claims, which a request to the extender does
 
 from collections.abc import Iterable
 
-from scheduler.model import quantity, request
+from scheduler.model import admission, quantity, request
 from scheduler.web import wire
 
 MOST = 1 << 60
@@ -30,7 +30,12 @@ def from_containers(pod: wire.Pod, resource: str) -> request.PodRequest | None:
     if gpus % 1000:
         raise wire.BadRequest(f"pod {pod.key}: {resource} must be a whole number, got {gpus} thousandths")
     memory_mib = -(-_wanted(pod, "memory") // (1000 << 20))
-    return request.PodRequest(cpu_milli=_wanted(pod, "cpu"), memory_mib=memory_mib, gpus=min(gpus // 1000, 1 << 20))
+    return request.PodRequest(
+        cpu_milli=_wanted(pod, "cpu"),
+        memory_mib=memory_mib,
+        gpus=min(gpus // 1000, 1 << 20),
+        nodes=admission.EVERYWHERE,  # kube-scheduler has been through selectors and taints before it asks
+    )
 
 
 def _wanted(pod: wire.Pod, resource: str) -> int:

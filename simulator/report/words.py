@@ -6,6 +6,8 @@ MEANING = {
     reasons.Reason.TOO_LARGE: "the gang asks for more than the whole fleet has: it can never start",
     reasons.Reason.NO_SUCH_DEVICE: "no machine of the fleet has the device that is asked for",
     reasons.Reason.NO_SUCH_LEVEL: "the fleet has no level of the name that is required",
+    reasons.Reason.NO_SUCH_NODE: "no machine with the devices has the labels that the pods select",
+    reasons.Reason.TAINTS: "every machine that would do has a taint that the pods do not tolerate",
     reasons.Reason.GPUS: "too few free GPUs of an accepted kind",
     reasons.Reason.SHAPE: "enough free GPUs, but not enough of them together on one node",
     reasons.Reason.CPU: "free GPUs sit on nodes whose CPU is used up",

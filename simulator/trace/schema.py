@@ -5,7 +5,7 @@ constraints on a role, carry them as JSON in the column ``roles``, in place of t
 """
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pydantic
 
-from scheduler.model import gang, request
+from scheduler.model import admission, gang, request
 from simulator.report import whole
 from simulator.trace import job, table
 
@@ -45,6 +45,7 @@ MAX_SUBMIT_S = 4e9
 MAX_DURATION_S = 10 * 365 * 86_400.0
 MAX_PRIORITY = 1_000_000_000
 
+ANYWHERE = admission.Admission()
 ROLES = pydantic.TypeAdapter(tuple[gang.Role, ...])
 KNOWN: dict[type, set[str]] = {
     kind: {field.name for field in fields(kind)}
@@ -132,7 +133,7 @@ def _expected(source: table.Table, duration: job.Floats) -> job.Floats:
 def _row(shape: job.JobShape) -> dict[str, Any]:
     """Return a shape as a row."""
     own, first = shape.gang, shape.gang.roles[0]
-    plain = len(own.roles) == 1 and first == gang.Role(first.name, first.count, first.request)
+    plain = len(own.roles) == 1 and first == gang.Role(first.name, first.count, replace(first.request, nodes=ANYWHERE))
     pod = first.request if plain else request.PodRequest()
     row = {name: getattr(pod, name) for name in ("gpus", "gpu_milli", "nics", "cpu_milli", "memory_mib", "mig")}
     row |= {

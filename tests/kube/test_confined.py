@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from scheduler.gang import effects, events
 from scheduler.kube import confined, pod, workload
-from scheduler.model import reasons
+from scheduler.model import gang, levels, reasons
 from tests.gang import test_machine_live as live
+from tests.placement import fleets
 
 SPELLINGS = {"example.com/rack": "rack", "rack": "rack"}
 
@@ -51,7 +52,35 @@ def test_a_domain_that_is_not_there_is_named() -> None:
     assert waits.rejection.reason is reasons.Reason.DOMAIN and "r9" in str(waits.rejection)
 
 
-def test_several_domains_are_refused_with_the_remedy() -> None:
-    two = found(workload.Within("worker", "rack", "r0", count=1), workload.Within("worker", "rack", "r1", count=1))
-    seen = confined.confined(two, live.core().scoring.topology, SPELLINGS)
-    assert "b0/r0, b0/r1 were chosen" in seen.problem and "AdmissionCheck" in seen.problem
+def test_several_domains_bind_the_ranks_one_by_one() -> None:
+    two = found(workload.Within("worker", "rack", "r1", count=1), workload.Within("worker", "rack", "r0", count=1))
+    core = live.core()
+    seen = confined.confined(two, core.scoring.topology, SPELLINGS)
+    assert seen.gang and seen.gang.roles[0].places == (gang.Place("b0/r1", 1), gang.Place("b0/r0", 1))
+    started = live.only(core.handle(events.GangSubmitted(seen.gang), 0), effects.Start)
+    ranks = [core.scoring.topology.nodes[grant.node].name for grant in started.placement.grants]
+    assert [name[:2] for name in ranks] == ["r1", "r0"]
+
+
+def test_hosts_are_places_by_name() -> None:
+    hosts = found(
+        *(workload.Within("worker", levels.HOSTNAME, name, count=1) for name in (live.NAMES[3], live.NAMES[0]))
+    )
+    seen = confined.confined(hosts, live.core().scoring.topology, SPELLINGS)
+    assert seen.gang and [one.domain for one in seen.gang.roles[0].places] == [live.NAMES[3], live.NAMES[0]]
+
+
+def test_a_rack_of_a_name_that_two_blocks_have_is_told_by_its_block() -> None:
+    fleet = fleets.fleet({"a": ("b0", "r0"), "b": ("b1", "r0")}, {name: fleets.machine(name) for name in ("a", "b")})
+    spellings = {"x/rack": "rack", "x/block": "block"}
+    for block in ("b0", "b1"):
+        seen = confined.confined(
+            found(workload.Within("worker", "x/rack", "r0", above=(("x/block", block),))), fleet, spellings
+        )
+        assert seen.gang and seen.gang.within == f"{block}/r0"
+
+
+def test_places_for_another_number_of_pods_are_refused() -> None:
+    few = found(workload.Within("worker", "rack", "r0", count=1), workload.Within("worker", "rack", "r1", count=2))
+    seen = confined.confined(few, live.core().scoring.topology, SPELLINGS)
+    assert "places were chosen for 3 pods, but 2 have to run" in seen.problem

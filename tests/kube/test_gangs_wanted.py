@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from scheduler.kube import pod as kube_pod
 from scheduler.kube import workload
+from scheduler.model import admission, names
 from scheduler.model import gang as gangs
-from scheduler.model import names
 from tests.kube import gangs_bodies as bodies
 
 KUEUE = "kueue.x-k8s.io/"
@@ -176,6 +177,30 @@ def test_several_domains_are_filled_in_the_order_of_their_names() -> None:
     assert [(one.domain, one.count) for one in found.within] == [("node-10", 3), ("node-9", 1)]
 
 
+def test_a_pod_that_kueue_has_told_its_host_stays_there_and_the_others_share_the_rest() -> None:
+    domains = [{"values": [host], "count": 1} for host in ("a", "b", "c", "d")]
+    assignment = {"levels": ["kubernetes.io/hostname"], "domains": domains}
+    hosts = [one.domain for one in _assigned(assignment, told={0: "c", 2: "a"}).within for _ in range(one.count)]
+    assert hosts == ["c", "b", "a", "d"]
+    every = dict(enumerate("badc"))
+    assert [one.domain for one in _assigned(assignment, told=every).within] == list("badc")
+    moved = _assigned(assignment, told={0: "gone"})  # its host failed, and Kueue has put another in the place of it
+    assert [one.domain for one in moved.within] == ["gone", "a", "b", "c"]
+
+
+def test_pods_of_a_template_agree_on_their_nodes_unless_all_of_them_run() -> None:
+    cluster = bodies.Cluster(bodies.jobset({"w": bodies.role(1, 2)}))
+    zone = admission.Requirement("zone", "In", ("z",))
+    pods = [
+        replace(one, nodes=admission.Admission((admission.Requirement("host", "In", (host,)), zone)))
+        for one, host in zip(bodies.jobset_pods("w", [0], 2), "ab", strict=True)
+    ]
+    cluster.requests = {one.name: replace(bodies.EIGHT, nodes=one.nodes) for one in pods}
+    assert "asks for other devices, resources or nodes than pod" in cluster.gang(*pods).problem
+    running = cluster.gang(*(replace(one, node="n") for one in pods))
+    assert running.gang and running.gang.roles[0].request.nodes == admission.Admission((zone,))
+
+
 def test_leader_and_workers_of_one_pod_set_share_its_domains_by_rank() -> None:
     domains = [{"values": ["a"], "count": 2}, {"values": ["b"], "count": 2}]
     assignment = {"levels": ["kubernetes.io/hostname"], "domains": domains}
@@ -216,7 +241,9 @@ def _admitted(entry: dict[str, Any]) -> dict[str, Any]:
     return {"metadata": {"namespace": "ml", "name": "wl"}, "status": {"admission": {"podSetAssignments": [entry]}}}
 
 
-def _assigned(assignment: Any, assigning: bool = False, there: bool = True, **more: Any) -> workload.Workload:
+def _assigned(
+    assignment: Any, assigning: bool = False, there: bool = True, told: Mapping[int, str] | None = None, **more: Any
+) -> workload.Workload:
     notes, labels = {f"{KUEUE}workload": "wl"}, {f"{KUEUE}podset": "w"}
     cluster = bodies.Cluster(bodies.jobset({"w": bodies.role(2, 2)}))
     entry = {
@@ -231,6 +258,9 @@ def _assigned(assignment: Any, assigning: bool = False, there: bool = True, **mo
         replace(one, labels={**one.labels, **labels})
         for one in bodies.jobset_pods("w", range(2), 2, annotations=notes, **more)
     ]
+    for rank, host in (told or {}).items():
+        chosen = admission.Requirement("kubernetes.io/hostname", "In", (host,))
+        pods[rank] = replace(pods[rank], nodes=admission.Admission((chosen,)))
     return cluster.gang(*pods)
 
 

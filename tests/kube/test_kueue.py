@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.kube import kueue, kueue_answer, kueue_check, names
+from scheduler.model import admission
 
 CHECK = kueue.AdmissionCheck("place", kueue_check.CONTROLLER, 1)
-START = kueue_answer.Start("job-ring", "7f3a", "rack r3", {"main": ("example.com/rack", "r3")})
+START = kueue_answer.Start("job-ring", "7f3a", "rack r3", "rack r3")
 WAIT, REJECT = kueue_answer.Wait("r3 lacks 2 nodes", 30), kueue_answer.Reject("no such device")
 PENDING, READY, RETRY = "Pending", "Ready", "Retry"
 QUOTA = frozenset({"QuotaReserved"})
@@ -96,7 +97,8 @@ def test_a_workload_is_read() -> None:
     [podset] = found.podsets
     assert (podset.count, podset.minimum, podset.flavors) == (3, 2, ("h100",))
     assert (podset.template.cpu_milli, podset.template.memory_mib) == (2000, 1024)
-    assert podset.template.claims[0].template == "eight" and podset.selector == {"zone": "a"}
+    assert podset.template.claims[0].template == "eight"
+    assert podset.template.nodes.selector == (admission.Requirement("zone", "In", ("a",)),)
     assert podset.template.annotations == {names.REQUIRED_LEVEL: "rack"}
     assert podset.request == kueue.TopologyRequest(
         required="example.com/rack",
@@ -136,15 +138,19 @@ def test_an_assignment_that_contradicts_itself_is_refused(path: tuple[Any, ...],
 
 
 def test_flavors_and_topologies_are_read() -> None:
-    item = {"metadata": {"name": "h100"}, "spec": {"nodeLabels": {"gpu": "h100"}, "topologyName": "dc"}}
-    assert kueue.read_flavor(item) == kueue.Flavor("h100", {"gpu": "h100"}, "dc")
+    taint = {"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}
+    spec = {"nodeLabels": {"gpu": "h100"}, "topologyName": "dc", "tolerations": [taint]}
+    tolerations = (admission.Toleration("dedicated", "Exists", "", "NoSchedule"),)
+    nodes = admission.Admission((admission.Requirement("gpu", "In", ("h100",)),), (), tolerations)
+    found = kueue.read_flavor({"metadata": {"name": "h100"}, "spec": spec})
+    assert found == kueue.Flavor("h100", {"gpu": "h100"}, "dc", nodes)
     assert kueue.read_flavor({"metadata": {"name": "any"}}) == kueue.Flavor("any", {})
     assert kueue.read_topology({"spec": {"levels": [{"nodeLabel": "rack"}, {"nodeLabel": "host"}]}}) == ("rack", "host")
 
 
 def workload(state: str = PENDING, true: frozenset[str] = QUOTA, version: str = "1", **given: Any) -> kueue.Workload:
     template = kueue.read_workload(WORKLOAD).podsets[0]
-    podset = dataclasses.replace(template, selector={}, assignment=None)
+    podset = dataclasses.replace(template, assignment=None)
     checks = (kueue.Check("place", state), kueue.Check("foreign", PENDING)) if state else ()
     made = kueue.Workload("ml", "job-ring", "u", version, podsets=(podset,), true=true, checks=checks)
     return dataclasses.replace(made, **given)
@@ -154,7 +160,6 @@ def workload(state: str = PENDING, true: frozenset[str] = QUOTA, version: str = 
 def desk() -> kueue_check.Desk:
     made = kueue_check.Desk()
     made.check_changed(CHECK, 0)
-    made.flavors["h100"] = kueue.Flavor("h100", {"gpu": "h100"})
     return made
 
 
@@ -215,32 +220,11 @@ def test_start_makes_the_check_ready_with_what_the_pods_get(desk: kueue_check.De
             {
                 "name": "main",
                 "labels": {names.GANG: "job-ring"},
-                "annotations": {names.DECISION: "7f3a"},
-                "nodeSelector": {"example.com/rack": "r3"},
+                "annotations": {names.DECISION: "7f3a", names.DOMAIN: "rack r3"},
             }
         ],
     }
     assert desk.changed(workload(READY, version="2"), 2) == []
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"assignment": kueue.Assignment(("example.com/rack",), (kueue.Domain(("r3",), 3),))},
-        {"selector": {"example.com/rack": "r9"}},
-        {"flavors": ("unknown",)},
-        {"flavors": ("racked",)},
-    ],
-)
-def test_a_node_selector_that_could_contradict_another_is_left_out(
-    desk: kueue_check.Desk, change: dict[str, Any]
-) -> None:
-    desk.flavors["racked"] = kueue.Flavor("racked", {"example.com/rack": "r3"})
-    one = workload()
-    one = dataclasses.replace(one, podsets=(dataclasses.replace(one.podsets[0], **change),))
-    desk.changed(one, 0)
-    [entry] = entries(desk.answered("u", START, 1))
-    assert "nodeSelector" not in entry["podSetUpdates"][0] and entry["podSetUpdates"][0]["labels"]
 
 
 def test_what_the_template_says_stays_and_nothing_is_said_emptily(desk: kueue_check.Desk) -> None:
@@ -250,7 +234,7 @@ def test_what_the_template_says_stays_and_nothing_is_said_emptily(desk: kueue_ch
     desk.changed(dataclasses.replace(one, podsets=(dataclasses.replace(podset, template=template),)), 0)
     [entry] = entries(desk.answered("u", START, 1))
     [update] = entry["podSetUpdates"]
-    assert update["labels"] == update["annotations"] == {}
+    assert update["labels"] == {} and update["annotations"] == {names.DOMAIN: "rack r3"}
     desk.changed(dataclasses.replace(one, uid="v"), 0)
     [entry] = entries(desk.answered("v", dataclasses.replace(START, decision_id=""), 1))
     assert entry["podSetUpdates"][0]["annotations"] == {}
@@ -269,14 +253,15 @@ def test_an_old_copy_that_is_still_pending_is_no_new_question(desk: kueue_check.
     desk.answered("u", WAIT, 1)
     assert [one["state"] for one in entries(desk.changed(workload(version="2"), 2))] == ["Retry"]
     assert desk.changed(workload(RETRY, version="3"), 3) == []
-    assert desk.changed(workload(version="4"), 4) == [kueue_check.Reserve(workload(version="4"))]
+    effects = desk.changed(workload(version="4"), 4)
+    assert [type(one) for one in effects] == [kueue_check.Cancel, kueue_check.Reserve]
 
 
 def test_after_the_eviction_of_a_retry_it_is_asked_anew(desk: kueue_check.Desk) -> None:
     desk.changed(workload(), 0)
     desk.answered("u", WAIT, 1)
     desk.changed(workload(RETRY), 2)
-    assert desk.changed(workload(PENDING, QUOTA | {"Evicted"}), 3) == []
+    assert [type(one) for one in desk.changed(workload(PENDING, QUOTA | {"Evicted"}), 3)] == [kueue_check.Cancel]
     assert desk.changed(workload(PENDING, frozenset()), 4) == []
     assert desk.changed(workload(), 5) == [kueue_check.Reserve(workload())]
 
@@ -316,6 +301,14 @@ def test_a_relist_without_the_workload_gives_its_devices_back(desk: kueue_check.
     other = dataclasses.replace(workload(), uid="v")
     effects = desk.listed([other], 1)
     assert [type(one) for one in effects] == [kueue_check.Cancel, kueue_check.Reserve]
+
+
+@pytest.mark.parametrize("refused", ["wait", "reject"])
+def test_a_refused_question_is_taken_back_at_the_end_too(desk: kueue_check.Desk, refused: str) -> None:
+    desk.changed(workload(), 0)
+    desk.answered("u", WAIT if refused == "wait" else REJECT, 1)
+    assert [type(one) for one in desk.changed(workload(RETRY, frozenset()), 2)] == [kueue_check.Cancel]
+    assert desk.gone("u") == []
 
 
 def test_an_answer_that_comes_too_late_is_given_back(desk: kueue_check.Desk) -> None:

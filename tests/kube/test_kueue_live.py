@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.testbed, pytest.mark.timeout(1800), 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "scheduler"
 ACCOUNT = "system:serviceaccount:muster-system:muster-scheduler"  # with the rights of deploy/ and no others
 RACK, HOST = "example.com/rack", "kubernetes.io/hostname"
-START = kueue_answer.Start("job-ring", "7f3a", "rack r3, 2 nodes", {"main": (RACK, "r3")})
+START = kueue_answer.Start("job-ring", "7f3a", "rack r3, 2 nodes", "rack r3")
 
 
 @dataclass
@@ -183,7 +183,7 @@ async def test_start_admits_the_job_and_its_pods_carry_the_plan(queue: Queue) ->
         for pod in await queue.until(both):
             assert pod["metadata"]["labels"][names.GANG] == "job-ring"
             assert pod["metadata"]["annotations"][names.DECISION] == "7f3a"
-            assert pod["spec"]["nodeSelector"] == {"example.com/rack": "r3"}
+            assert pod["metadata"]["annotations"][names.DOMAIN] == "rack r3" and "nodeSelector" not in pod["spec"]
         [asked] = planner.asked
         assert (asked.owner.kind, asked.owner.name) == ("Job", "ring")
         [podset] = asked.podsets
@@ -199,7 +199,7 @@ async def test_wait_gives_quota_back_after_the_delay_and_is_asked_again(queue: Q
         assert entry["requeueAfterSeconds"] == 5 and "lacks 2 nodes" in entry["message"]
         assert await queue.pods() == []
         await queue.condition("Admitted", deadline_s=40)
-        assert len(planner.asked) == 2 and planner.cancelled == []
+        assert len(planner.asked) == 2 and planner.cancelled == [planner.asked[0].uid]
         [entry] = (await queue.workload())["status"]["admissionChecks"]
         assert entry["state"] == "Ready"  # Kueue keeps the old requeueAfterSeconds, and reads it only in Retry
 
@@ -315,7 +315,7 @@ async def test_an_assignment_of_kueue_is_handed_over_and_respected(queue: Queue,
         hosts = [one.values[0] for one in podset.assignment.domains]
         assert len(hosts) == 2 and hosts in (racks[:2], racks[2:])
         [update] = entry["podSetUpdates"]
-        assert "nodeSelector" not in update and not update.get("annotations")
+        assert "nodeSelector" not in update and update["annotations"] == {names.DOMAIN: "rack r3"}
 
 
 async def test_a_check_with_parameters_is_not_active(queue: Queue) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from scheduler.kube import node
+from scheduler.model import admission
+
+OPENED = node.Taint("dedicated", "ml", "NoSchedule")
 
 OBJECT: dict[str, Any] = {
     "metadata": {"name": "n", "uid": "u", "resourceVersion": "7", "labels": {"b": "2", "a": "1"}},
@@ -33,18 +36,29 @@ def test_fields() -> None:
     [
         ({}, "has taint k=v:NoSchedule"),
         ({"taints": ()}, ""),
-        ({"taints": (node.Taint("nvidia.com/gpu", "", "NoSchedule"),)}, ""),
+        ({"taints": (node.Taint("nvidia.com/gpu", "", "NoSchedule"),)}, "has taint nvidia.com/gpu:NoSchedule"),
         (
-            {"taints": (node.Taint("nvidia.com/gpu", "", "NoSchedule"), node.Taint("z", "", "NoExecute"))},
+            {"taints": (OPENED, node.Taint("z", "", "NoExecute"))},
             "has taint z:NoExecute",
         ),
+        ({"taints": (OPENED,)}, ""),
+        ({"taints": (OPENED,), "unschedulable": True}, "is cordoned"),
         ({"unschedulable": True}, "is cordoned"),
         ({"ready": False}, "is not ready"),
         ({"deleting": True, "ready": False}, "is being deleted"),
     ],
 )
 def test_closed(change: dict[str, Any], reason: str) -> None:
-    assert node.closed(replace(node.read(OBJECT), **change)) == reason
+    assert node.closed(replace(node.read(OBJECT), **change), (OPENED,)) == reason
+
+
+def test_a_taint_is_opened_by_who_tolerates_it_unless_the_node_is_not_well() -> None:
+    sick = node.Taint("node.kubernetes.io/unreachable", "", "NoExecute")
+    one = replace(node.read(OBJECT), taints=(OPENED, sick))
+    tolerant = admission.Toleration("dedicated", "Equal", "ml")
+    assert node.opened(one, [tolerant]) == (OPENED,)
+    assert node.opened(one, admission.ANYTHING) == (OPENED,)
+    assert node.opened(one, [replace(tolerant, value="web")]) == () == node.opened(one, [])
 
 
 def test_node_that_never_reported_is_not_ready() -> None:

@@ -265,11 +265,6 @@ def test_asked_takes_claims_or_templates_and_names_what_is_missing() -> None:
     assert requests.asked(own, {("ml", "c"): made}, {("ml", "t"): other}) == {"c": one, "b": other}
 
 
-def test_shared_claims() -> None:
-    pods = [fleets.pod("p", a="c", b="d"), fleets.pod("q", a="c", b="e", z="e")]
-    assert requests.shared(pods) == {"c": ("p", "q")}
-
-
 def grants(name: str) -> some.SearchStrategy[tuple[claim.Spec, state.Grant]]:
     """Return grants on a machine, with a claim that asks for them in one to three requests."""
     machine = FLEET.machine(name).topology  # type: ignore[union-attr]

@@ -1,12 +1,15 @@
 """What was written down is decided again, byte for byte."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scheduler.gang import config, events
-from scheduler.model import machines
+from scheduler.model import admission, machines
+from scheduler.model import gang as gangs
+from scheduler.placement import scoring
 from scheduler.record import fleet, journal, line, replay
 from scheduler.snapshot import state
 from tests.gang import test_machine_live as live
@@ -44,6 +47,56 @@ def run(folder: Path, seed: int, steps: int = 120, term: str = "t1") -> journal.
         log.handle(event, step * 0.37)
     log.close()
     return log
+
+
+def bound(dice: random.Random, one: gangs.Gang) -> gangs.Gang:
+    """Return a gang that says on which nodes it may be, or whose places others have chosen."""
+    [role] = one.roles
+    pool = admission.Requirement("pool", dice.choice(("In", "NotIn")), (dice.choice("ab"),))
+    term = (admission.Requirement("metadata.name", "NotIn", (dice.choice(live.NAMES),), field=True),)
+    tolerations = dice.choice(((), (admission.Toleration("k", "Equal", "v"),)))
+    nodes = admission.Admission((pool,), dice.choice(((), (term,))), tolerations)
+    hosts = tuple(gangs.Place(name, 1) for name in dice.sample(live.NAMES, role.count))
+    places = dice.choice(((), hosts, (gangs.Place("b0/r1", role.count),)))
+    return replace(one, roles=(replace(role, request=replace(role.request, nodes=nodes), places=places),))
+
+
+def pooled() -> scoring.Scoring:
+    """Return the fleet of the machine with pools, and taints on some nodes."""
+    paths = {name: ("b0", name[:2]) for name in live.NAMES}
+    built = {
+        name: replace(
+            fleets.machine(name, 4, 16),
+            labels=(("pool", "ab"[turn % 2]),),
+            taints=(("k", "v", "NoSchedule"),) if turn > 3 else (),
+        )
+        for turn, name in enumerate(live.NAMES)
+    }
+    return scoring.compile_scoring(live.core().scoring.policy, fleets.fleet(paths, built))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_log_with_selectors_taints_and_given_places_replays(tmp_path: Path, seed: int) -> None:
+    dice = random.Random(seed)
+    core = live.core(preempt=dice.random() < 0.5)
+    log = journal.Journal(core, tmp_path, "t1")
+    log.handle(events.TopologyChanged(pooled()), 0.0)
+    for step in range(80):
+        name = f"g{dice.randrange(10)}"
+        one = bound(dice, live.gang(name, dice.randint(1, 4), dice.choice((2, 4)), priority=dice.randrange(3)))
+        event: events.Event = dice.choice(
+            (
+                events.GangSubmitted(one),
+                events.GangSubmitted(one),
+                events.GangFinished(name),
+                events.GangChanged(one, tuple(range(-1, one.size - 1))),
+            )
+        )
+        log.handle(event, step * 0.1)
+        core.check_invariants()
+    log.close()
+    found = replay.replay(tmp_path)
+    assert found.difference is None and found.starts > 0 and found.refusals > 0
 
 
 @pytest.mark.parametrize("seed", range(8))

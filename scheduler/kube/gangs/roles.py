@@ -1,13 +1,13 @@
 """The roles of an outline: which pods are of one kind, in which order, and what each asks for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler import bad_input
 from scheduler.kube import pod as pods
 from scheduler.kube import workload
 from scheduler.kube.gangs import outline, seats
-from scheduler.model import names, request
+from scheduler.model import admission, names, request
 
 RequestOf = Callable[[pods.Pod], request.PodRequest]
 
@@ -61,15 +61,24 @@ def _uniform(part: outline.Part, request_of: RequestOf, first: int) -> Role:
             asked.setdefault(request_of(chosen[position]), chosen[position])
         except outline.NotYet as missing:
             unread = unread or str(missing)
+    if len(asked) > 1 and all(pod.node for pod in chosen.values()) and len({_anywhere(one) for one in asked}) == 1:
+        nodes = admission.common(
+            [one.nodes for one in asked]
+        )  # what differs has done its work: Kueue's host by host, say
+        asked = {replace(next(iter(asked)), nodes=nodes): next(iter(asked.values()))}
     if len(asked) > 1:
         one, other, *_ = asked.values()
         raise bad_input.BadInput(
-            f"asks for other devices or resources than pod {one.key} of the same template",
+            f"asks for other devices, resources or nodes than pod {one.key} of the same template",
             file=f"pod {other.key}",
             field="spec",
             remedy="let whatever changes pods at creation change all of a template alike",
         )
     return Role(part.role, len(part.slots), part, chosen, next(iter(asked), None), unread)
+
+
+def _anywhere(asked: request.PodRequest) -> request.PodRequest:
+    return replace(asked, nodes=admission.Admission())
 
 
 def expected(part: outline.Part, identity: workload.Identity, request_of: RequestOf) -> Role:

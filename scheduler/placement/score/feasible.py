@@ -18,6 +18,8 @@ def feasible(s: state.Snapshot, w: demand.Demand, nodes: NDArray[np.int64]) -> N
         free = s.accelerators_free.get(kind)
         ok &= np.zeros(len(nodes), np.bool_) if free is None else free[nodes] >= count
     match w.kind:
+        case request.RequestKind.CPU if w.admitted is not None:
+            ok &= w.eligible[nodes] > 0
         case request.RequestKind.WHOLE:
             ok &= np.bitwise_count(s.free_mask[nodes] & w.eligible[nodes]) >= w.gpus
         case request.RequestKind.SHARE:

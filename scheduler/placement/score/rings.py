@@ -34,11 +34,12 @@ class Rings:
 
         Notes
         -----
-        One look per shape: the eligible GPUs of a shape are the same on all of its machines.
+        One look per shape: the eligible GPUs of a shape are the same on all of its machines that take the pod.
         """
         if wanted.gpus < 2:
             return 0
-        first = np.unique(fleet.shape, return_index=True)[1]
+        nodes = np.arange(len(fleet.nodes)) if wanted.admitted is None else np.flatnonzero(wanted.admitted.both)
+        first = nodes[np.unique(fleet.shape[nodes], return_index=True)[1]]
         return max((int(self._at(fleet, n, wanted, int(fleet.all_gpus[n]))) for n in first.tolist()), default=0)
 
     def speed(self, s: state.Snapshot, wanted: demand.Demand, nodes: Ints) -> Ints:
