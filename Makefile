@@ -48,7 +48,7 @@ test-assumptions: $(STAMP) ## what Muster assumes of Kubernetes, on the newest v
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/testbed/assumptions tests/testbed/test_controllers.py
 
 test-live: $(STAMP) ## the end-to-end tests alone, all of them on the newest Kubernetes and on the oldest
-	MUSTER_TESTBED_REQUIRED=1 MUSTER_FLOOR=1 MUSTER_ROUNDS=200 $(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/live tests/driver/test_first_fit_live.py tests/driver/test_limits_live.py
+	MUSTER_TESTBED_REQUIRED=1 MUSTER_FLOOR=1 MUSTER_ROUNDS=200 MUSTER_KILLS=all $(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/live tests/driver/test_first_fit_live.py tests/driver/test_limits_live.py
 
 test-fast: $(STAMP) ## the quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not testbed" scheduler simulator dra_driver tests

@@ -44,6 +44,8 @@ class Followed:
         Whether it is rejected for what contradicts itself or does not exist: it is looked at again when that is mended.
     lacks : bool
         Whether it waits for a pod or a claim that it had.
+    short_since : float or None
+        Since when it has not all its pods and claims; by the shell's clock.
     told : frozenset of str
         UIDs of the pods of which people were told that they were let go.
     recorded : bool
@@ -68,6 +70,7 @@ class Followed:
     told: frozenset[str] = frozenset()
     recorded: bool = False
     complete_at: float | None = None
+    short_since: float | None = None
     let_go_at: float | None = None
     task: asyncio.Task[None] | None = None
 

@@ -35,6 +35,9 @@ REST_S = 0.01
 RETRY_S = 2.0
 """Gangs that could not grow or be written ask again after this."""
 
+PATIENCE_S = 30.0
+"""A gang that has not all its pods after so long is told of: its size may be mistyped, or a pod of it refused."""
+
 RESPAWN_S = 120.0
 """Devices of an evicted gang are kept so long for the pods that its owner makes anew."""
 
@@ -361,6 +364,8 @@ class Shell:
         gang.see(found)
         if gang.invalid and not found.problem:
             gang.invalid, gang.state = False, following.State.NEW
+        if found.complete:
+            gang.short_since = None
         if found.complete and alive and gang.plan is None:
             self.carrier.observer.completed(gang)
         if found.evicted:
@@ -370,7 +375,7 @@ class Shell:
         elif found.problem:
             self._refuse(gang, found.problem, now)
         elif not found.complete or found.gang is None:
-            self._incomplete(gang)
+            self._incomplete(gang, now)
         elif key in self.machine.held:
             self._compare(gang, found.gang, now)
             self._unbound(gang, now)
@@ -385,10 +390,14 @@ class Shell:
             gang.complete_at = gang.complete_at or time.time()
             self._tell(events.GangSubmitted(found.gang), now)
 
-    def _incomplete(self, gang: following.Followed) -> None:
-        """A gang has not all its pods and claims: told where it had them, and waits on its devices or holds them."""
+    def _incomplete(self, gang: following.Followed, now: float) -> None:
+        """A gang has not all its pods and claims: told where it had them, or has been without for long."""
         gang.lacks = gang.complete_at is not None and gang.plan is None and self.machine.knows(gang.key)
-        (self.carrier.say_lacks if gang.lacks else self.carrier.say_incomplete)(gang)
+        gang.short_since = now if gang.short_since is None else gang.short_since
+        overdue = gang.plan is None and now >= gang.short_since + PATIENCE_S
+        if gang.plan is None and not overdue:
+            self._later.setdefault(gang.key, gang.short_since + PATIENCE_S)
+        (self.carrier.say_lacks if gang.lacks or overdue else self.carrier.say_incomplete)(gang)
 
     def _complete_again(self, gang: following.Followed) -> None:
         """Say why a gang waits that waited for pods or claims until now."""

@@ -8,6 +8,7 @@ import pytest
 
 from scheduler.apiserver import paths
 from scheduler.kube import names
+from scheduler.kube import shell as shells
 from scheduler.record import replay
 from tests.kube import live
 
@@ -44,6 +45,23 @@ async def test_nothing_happens_to_a_gang_before_its_last_pod(home: live.Cluster)
     assert await home.claims() == {}
     await home.create(live.pod("w-3", "train", 4))
     await home.bound(*(f"w-{i}" for i in range(4)))
+
+
+async def test_a_gang_that_is_short_of_pods_for_long_is_told_so(
+    home: live.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shells, "PATIENCE_S", 0.5)
+    await home.start()
+    await home.create(*(live.pod(f"w-{i}", "train", 3) for i in range(2)))
+
+    async def waits() -> object:
+        found = await home.placement("gang-train")
+        return found if found and "waiting for 1 of 3 pods" in found.get("status", {}).get("message", "") else None
+
+    found = await home.until(waits)
+    assert found["status"]["reason"] == "Incomplete"
+    await home.create(live.pod("w-2", "train", 3))
+    await home.bound("w-0", "w-1", "w-2")
 
 
 async def test_an_impossible_gang_is_told_why(home: live.Cluster) -> None:
