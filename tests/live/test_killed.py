@@ -138,13 +138,19 @@ async def high_before_train(team: teams.Team) -> None:
     await started(team)
 
 
-# The node under a gang of plain pods is taken away, which evicts it with the settings as they come.
+# The node under a gang that has a whole rack is taken away, which evicts it with the settings as they come.
 
 gone: dict[str, str] = {}
 
 
+async def rack_runs(team: teams.Team) -> None:
+    await team.create(work.gang("low", 4, notes=work.IN_ONE_RACK))
+    await doomed.whole(team, count=4)
+    await team.phase("gang-low", "Running", within_s=doomed.PATIENCE_S)
+
+
 async def unplug(team: teams.Team) -> None:
-    pods = await doomed.whole(team, count=3)
+    pods = await doomed.whole(team, count=4)
     gone[team.name] = pods["low-0"]["spec"]["nodeName"]
     await team.api.delete(paths.of("v1", "nodes", "", gone[team.name]))
 
@@ -275,7 +281,7 @@ SCENES = {
     "lone": Scene(("claim-protected", "claim-allocated", "pod-released"), alone, alone_runs),
     "evict": Scene(EVICTIONS, urgent, high_alone, plain_runs, FORCE),
     "evict-jobset": Scene(EVICTIONS, urgent, high_before_train, runs, FORCE),
-    "unplug": Scene(EVICTIONS, unplug, all_going, plain_runs),
+    "unplug": Scene(EVICTIONS, unplug, all_going, rack_runs),
     "reject": Scene(("state-recorded", "status-written"), never, rejected),
     "end": Scene(("record-deleted",), end, ended, plain_runs),
     "undo": Scene(UNDOING, nothing, undone, cut_off, first="claim-allocated:2"),
