@@ -56,12 +56,15 @@ class Adopted:
         False for a plan whose writes are not all known to be done.
     holders : tuple of str
         Under these names it was counted as `Occupied` until now; what they hold passes on to the gang, and to nobody else.
+    crippled : bool
+        Whether it is what is left of a gang of which pods lost their devices: it gets others for them or leaves whole.
     """
 
     gang: gangs.Gang
     grants: tuple[state.Grant, ...]
     confirmed: bool = True
     holders: tuple[str, ...] = ()
+    crippled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

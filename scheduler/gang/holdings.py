@@ -21,6 +21,8 @@ class Holding:
         Number of the start that gave it the devices.
     expires : float
         When an unconfirmed reservation falls; infinite once confirmed.
+    crippled : bool
+        Whether pods of it have lost their devices and got no others yet.
     """
 
     gang: gangs.Gang
@@ -29,6 +31,7 @@ class Holding:
     decision: int
     since: float
     expires: float = math.inf
+    crippled: bool = False
 
     @property
     def expected_end(self) -> float:

@@ -187,9 +187,9 @@ class Machine:
                 return False
             case events.BindFailed(name):
                 return self._bind_failed(name, now)
-            case events.Adopted(gang, grants, confirmed, holders):
+            case events.Adopted(holders=holders):
                 left = [self.foreign.drop(self.snapshot, holder) for holder in holders]
-                return self._adopt(gang, grants, confirmed, now) or any(left)
+                return self._adopt(event, now) or any(left)
             case events.GangChanged(gang, stays):
                 return self._change(gang, stays, now)
             case events.Occupied(holder, node, use):
@@ -284,8 +284,9 @@ class Machine:
             self._search_at = math.inf
         return bool(due) or search
 
-    def _adopt(self, gang: gangs.Gang, grants: tuple[state.Grant, ...], confirmed: bool, now: float) -> bool:
+    def _adopt(self, event: events.Adopted, now: float) -> bool:
         """Follow a gang that has its devices already; it keeps its place in the queue when it is evicted later."""
+        gang, grants = event.gang, event.grants
         if gang.name in self.held:
             return False
         waiting = self.queue.remove(gang.name)
@@ -300,7 +301,7 @@ class Machine:
         if taken:
             self._out.append(effects.Conflict(gang, taken, self._because))
             return False
-        self._keep(gang, found, number, now, confirmed)
+        self._keep(gang, found, number, now, event.confirmed, event.crippled)
         return waiting is not None
 
     def _change(self, gang: gangs.Gang, stays: tuple[int, ...], now: float) -> bool:
@@ -336,7 +337,7 @@ class Machine:
         found = refill.fill(self.snapshot, gang, kept, self.scoring, self.tiers)
         if isinstance(found, placement.Placement):
             self._exchange(one, gang, found, kept, now)
-        elif len(kept) < gang.minimum and len(kept) < len(one.placement.grants):
+        elif len(kept) < gang.minimum and (one.crippled or len(kept) < len(one.placement.grants)):
             self._forget_holding(one)
             self._give_back(tuple(kept.values()))
             self._settle(gone)
@@ -378,11 +379,19 @@ class Machine:
         self.held.remove(one.gang.name)
         self.ledger.charge(one.gang, -1)
 
-    def _keep(self, gang: gangs.Gang, found: placement.Placement, number: int, now: float, confirmed: bool) -> None:
+    def _keep(
+        self,
+        gang: gangs.Gang,
+        found: placement.Placement,
+        number: int,
+        now: float,
+        confirmed: bool,
+        crippled: bool = False,
+    ) -> None:
         """Note that a gang holds the grants, which have been taken."""
         expires = math.inf if confirmed or not self.config.reservation_s else now + self.config.reservation_s
         self.ledger.charge(gang, +1)
-        self.held.add(holdings.Holding(gang, found, number, self.decisions, now, expires))
+        self.held.add(holdings.Holding(gang, found, number, self.decisions, now, expires, crippled))
 
     def _mark_down(self, node: str, why: str, now: float) -> bool:
         row = self.scoring.topology.row.get(node)

@@ -46,6 +46,8 @@ class Followed:
         Whether it waits for a pod or a claim that it had.
     short_since : float or None
         Since when it has not all its pods and claims; by the shell's clock.
+    seats : tuple of str
+        UIDs of the pods by rank, as the machine's holding has them: a plan may not be written yet.
     told : frozenset of str
         UIDs of the pods of which people were told that they were let go.
     recorded : bool
@@ -67,6 +69,7 @@ class Followed:
     lone: bool = False
     invalid: bool = False
     lacks: bool = False
+    seats: tuple[str, ...] = ()
     told: frozenset[str] = frozenset()
     recorded: bool = False
     complete_at: float | None = None

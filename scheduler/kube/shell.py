@@ -418,9 +418,11 @@ class Shell:
             elif gang.placement is not None and self.sight.writable(gang):
                 self._write(gang, gang.placement, now)
             return
-        ranks = {pod.uid: pod.rank for pod in gang.plan.pods}
-        stays = tuple(ranks.get(member.pod.uid, -1) for member in gang.workload.members)
-        self._tell(events.GangChanged(now_is, stays), now)
+        uids = tuple(member.pod.uid for member in gang.workload.members)
+        ranks = {uid: rank for rank, uid in enumerate(gang.seats)}
+        self._tell(events.GangChanged(now_is, tuple(ranks.get(uid, -1) for uid in uids)), now)
+        if gang.key in self.machine.held and self.machine.held[gang.key].decision != held.decision:
+            gang.seats = uids
         if (
             gang.state is following.State.WRITING
             and gang.settled
@@ -539,9 +541,11 @@ class Shell:
         gang.see(found)
         gang.state, gang.let_go_at = following.State.RUNNING, now
         gang.plan = self.sight.standing(found, self.compiled)
+        gang.seats = tuple(member.pod.uid for member in found.members)
         self.carrier.remember(gang.plan, gang.key)
         holders = tuple(name for pod in gang.plan.pods for name in self._vacated(pod))
-        self._tell(events.Adopted(found.gang, grants, holders=holders), now)
+        crippled = any(self.sight.unplugged(member.pod, self.compiled) for member in now_is.members)
+        self._tell(events.Adopted(found.gang, grants, holders=holders, crippled=crippled), now)
         if gang.key in self.machine.held:
             gang.placement = self.machine.held[gang.key].placement
             self.carrier.adopted(gang)
@@ -618,11 +622,12 @@ class Shell:
 
     def _leave_behind(self, gang: following.Followed) -> None:
         """Have the pods deleted whose nodes are gone, so that their owner makes them anew for the devices kept for them."""
-        planned = gang.plan.pods if gang.plan else ()
-        lost = {pod.uid for pod in planned if pod.node not in self.compiled.topology.row}
-        pods = [one.pod for one in gang.workload.members if one.pod.uid in lost and not one.pod.gone]
-        if any(not pod.deleting for pod in pods):
-            self.carrier.replace(gang, [pod for pod in pods if not pod.deleting])
+        row = self.compiled.topology.row
+        lost = {one.uid for one in (gang.plan.pods if gang.plan else ()) if one.node not in row}
+        pods = [one.pod for one in gang.workload.members if not (one.pod.gone or one.pod.deleting)]
+        gone = [pod for pod in pods if pod.uid in lost or self.sight.unplugged(pod, self.compiled)]
+        if gone:
+            self.carrier.replace(gang, gone)
 
     def _write(self, gang: following.Followed, found: placement.Placement, now: float) -> None:
         """Turn a placement into a plan and have it written."""
@@ -635,6 +640,7 @@ class Shell:
             self.carrier.say_failed(gang, str(problem))
             return
         before, gang.plan = gang.plan, plan
+        gang.seats = tuple(pod.uid for pod in plan.pods)
         if before is not None:
             self.carrier.forget(before)
         self.carrier.remember(plan, gang.key)

@@ -129,6 +129,10 @@ class Sight:
             grants.append(grant)
         return tuple(grants)
 
+    def unplugged(self, pod: pods.Pod, compiled: fleet.Compiled) -> bool:
+        """Return whether a pod was bound to a node that left the cluster."""
+        return bool(pod.node) and pod.node not in compiled.topology.row and self.known.live.node(pod.node) is None
+
     def hidden(self, found: workload.Workload, compiled: fleet.Compiled) -> str:
         """Return a node, still there, on which a pod runs with devices that it does not publish now, "" for none."""
         drivers = self.known.live.options.drivers

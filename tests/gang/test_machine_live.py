@@ -147,6 +147,28 @@ def test_a_lost_pod_is_replaced_inside_the_required_domain() -> None:
     one.check_invariants()
 
 
+def test_what_is_left_of_a_gang_is_made_whole_or_leaves() -> None:
+    for free in (True, False):
+        one = core()
+        rows = [one.scoring.topology.row[name] for name in ("r0n0", "r0n1")]
+        grants = tuple(state.Grant(row, 0b1111, FULL, 1000) for row in rows)
+        if not free:
+            one.handle(events.NodeCordoned("r0n2"), 0)
+        one.handle(events.Adopted(gang("g", 2, required="rack"), grants, crippled=True), 0)
+        [answer] = [
+            effect
+            for effect in one.handle(events.GangChanged(gang("g", 3, required="rack"), (0, -1, 1)), 1)
+            if not isinstance(effect, effects.Wait | effects.Start)
+        ]
+        if free:
+            assert isinstance(answer, effects.Refill) and answer.ranks == (1,)
+            assert not one.held["g"].crippled
+        else:
+            assert isinstance(answer, effects.Evict)
+            assert {node[:2] for node in nodes_of(one.held["g"].placement, one)} == {"r1"}, "whole, elsewhere"
+        one.check_invariants()
+
+
 def test_a_lost_pod_without_room_in_the_domain_takes_the_whole_gang_along() -> None:
     one = core()
     started = only(one.handle(events.GangSubmitted(gang("g", 3, required="rack")), 0), effects.Start)

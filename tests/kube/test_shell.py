@@ -222,6 +222,27 @@ async def test_without_room_beside_it_a_gang_that_loses_a_node_leaves_whole(home
     await home.until(lambda: _true(gpus(home) == 24))
 
 
+@pytest.mark.parametrize("size", [3, 4])
+async def test_a_leader_that_starts_after_a_node_left_makes_the_gang_whole_or_evicts_it(
+    home: live.Cluster, size: int
+) -> None:
+    await home.start()
+    await home.create(*(live.pod(f"a-{i}", "first", size, rank=str(i)) for i in range(size)))
+    nodes = await home.bound(*(f"a-{i}" for i in range(size)))
+    await home.stop()
+    await home.api.delete(f"/api/v1/nodes/{nodes['a-1']}")
+    await home.start()
+
+    async def left() -> bool:
+        return set(await home.pods()) == ({"a-0", "a-2"} if size == 3 else set())
+
+    await home.until(left)
+    if size == 3:
+        await home.create(live.pod("a-1", "first", 3, rank="1"))
+        again = await home.bound("a-0", "a-1", "a-2")
+        assert again["a-1"] not in nodes.values()
+
+
 async def slices_of(home: live.Cluster, node: str) -> list[dict[str, Any]]:
     found, _ = await home.api.list(SLICES)
     return [one for one in found if one["spec"]["nodeName"] == node]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import signal
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
 from scheduler.apiserver import paths
-from scheduler.model import names
+from tests.live import instant, witness, work
 from tests.live import site as sites
 from tests.live import team as teams
-from tests.live import witness, work
 from tests.testbed import process
 from tests.testbed.faults import processes
 
@@ -76,23 +76,12 @@ def replaced(site: sites.Site, options: tuple[str, ...]) -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def witnessed(team: teams.Team, sizes: dict[str, int], silent: bool = False) -> AsyncIterator[None]:
     """Watch everything that happens to pods and claims of the block, if anything does, and judge it at the end."""
-    async with witness.Witness.watching(team.api, team.name) as seen:
+    known = collections.defaultdict(lambda: 1, sizes)
+    async with witness.Witness.watching(team.api, team.name, known) as seen:
         yield
-    told = [_named(one, sizes) for one in seen.seen]
-    faults = list(witness.Witness(told).faults())
+    faults = list(seen.faults())
     assert not faults, faults[:5]
-    assert told or silent, "the witness saw nothing"
-
-
-def _named(one: witness.Seen, sizes: dict[str, int]) -> witness.Seen:
-    """Return a pod with the annotations by which the witness knows gangs; without them it is one of a JobSet, or lone."""
-    metadata = one.item["metadata"]
-    notes = metadata.get("annotations") or {}
-    if one.kind != witness.POD or names.GANG_NAME in notes:
-        return one
-    gang = (metadata.get("labels") or {}).get(JOBSET_NAME, metadata["name"])
-    named = notes | {names.GANG_NAME: gang, names.GANG_SIZE: str(sizes.get(gang, 1))}
-    return dataclasses.replace(one, item=one.item | {"metadata": metadata | {"annotations": named}})
+    assert silent or any(one.kind == instant.POD for one in seen.seen), "the witness saw nothing"
 
 
 async def whole(team: teams.Team, pods: Iterable[str] = (), count: int = 0) -> dict[str, teams.Obj]:
