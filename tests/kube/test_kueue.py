@@ -236,7 +236,7 @@ def test_what_the_template_says_stays_and_nothing_is_said_emptily(desk: kueue_ch
     [update] = entry["podSetUpdates"]
     assert update["labels"] == {} and update["annotations"] == {names.DOMAIN: "rack r3"}
     desk.changed(dataclasses.replace(one, uid="v"), 0)
-    [entry] = entries(desk.answered("v", dataclasses.replace(START, decision_id=""), 1))
+    [entry] = entries(desk.answered("v", dataclasses.replace(START, decision_id="", domain=""), 1))
     assert entry["podSetUpdates"][0]["annotations"] == {}
 
 
