@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent import futures
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -163,6 +164,7 @@ def _forget(status: claims_api.StatusWriter, store: checkpoint.Store) -> None:
 
 async def run(config: settings.Config, probe: interface.Probe) -> None:
     """Discover the node and serve until a signal."""
+    reading = futures.ThreadPoolExecutor(model_node.MAX_GPUS + 1, "health")  # each GPU's calls, and the events
     try:
         with contextlib.suppress(OSError):  # told and tried again by the instance
             config.folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +182,7 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
                 lists=config.numa_lists,
                 turn=turn.Turn(config.folder),
             )
-            watching = _watcher(config, probe, found.published)
+            watching = _watcher(config, probe, found.published, reading)
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(watching.found)
             await watching.start()
@@ -199,14 +201,17 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
             await serve(config, api, node, told.started)
     finally:
         # A call into the library may still run in a thread; the session must not end below it.
+        await asyncio.to_thread(reading.shutdown)
         await asyncio.get_running_loop().shutdown_default_executor()
         probe.close()
 
 
-def _watcher(config: settings.Config, probe: interface.Probe, machine: model_node.NodeTopology) -> watcher.Watcher:
+def _watcher(
+    config: settings.Config, probe: interface.Probe, machine: model_node.NodeTopology, threads: futures.Executor
+) -> watcher.Watcher:
     faults = watcher.Faults(config.folder / "faults.json", checkpoint.boot_id(config.root))
     times = taints.Times(config.folder / "taints.json")
-    return watcher.Watcher(probe, machine, source.Source(machine.name), times, faults, config.health_s)
+    return watcher.Watcher(probe, machine, source.Source(machine.name), times, faults, config.health_s, threads)
 
 
 @contextlib.contextmanager

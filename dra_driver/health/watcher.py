@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from dra_driver import checkpoint, mig
-from dra_driver.health import model, source, taints
+from dra_driver import checkpoint, healthstream, mig
+from dra_driver.health import model, reader, source, taints
 from dra_driver.probe import interface
 from scheduler.model import device, node
 
@@ -98,17 +98,20 @@ class Watcher:
         times: taints.Times,
         faults: Faults,
         poll_s: float = POLL_S,
+        threads: futures.Executor | None = None,
     ) -> None:
         self._probe, self._machine, self.source, self._times, self._poll_s = probe, machine, listed, times, poll_s
-        self._faults = faults
+        self._faults, self._threads = faults, threads
+        self._reader = reader.Reader(probe, self._took, threads)
         self.known: dict[str, model.Health] = faults.read()
         self.readings: dict[str, interface.Reading] = {}
         self.read_at: dict[str, float] = {}
         self.instances: dict[str, Sequence[mig.Instance]] = {}
         self.xids = _xids(self.known)
         self.gone: dict[str, device.Gpu] = {}
-        self._other = False
-        self._writing = threading.Lock()  # events and polls are published at the same time
+        self._told: tuple[node.NodeTopology, dict[str, Mapping[str, model.Fault]]] | None = None
+        # Events and polls publish; what the listeners are told last must be what is known last.
+        self._publishing = asyncio.Lock()
         self._unkept = ""  # why the files are not as they should be
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
@@ -126,7 +129,7 @@ class Watcher:
         here = {gpu.uuid for gpu in machine.gpus}
         before = self.gone | {gpu.uuid: gpu for gpu in self._machine.gpus}
         self.gone = {uuid: gpu for uuid, gpu in before.items() if uuid not in here}
-        self._machine, self._other = machine, True
+        self._machine = machine
         for uuid in self.gone:
             self.readings[uuid], self.instances[uuid] = interface.Reading(uuid, lost=True), ()
             old = self.known.get(uuid) or model.Health(uuid, {})
@@ -138,53 +141,57 @@ class Watcher:
         await self._publish()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow())
-            group.create_task(self._poll_often())
-
-    async def poll(self) -> bool:
-        """Read every GPU; return whether a fault came or went. One that does not answer keeps what is known of it."""
-        before = dict(self.known)
-        for gpu in self._machine.gpus:
-            try:
-                seen = await asyncio.to_thread(self._probe.reading, gpu.uuid)
-            except mig.HardwareError as error:
-                seen = interface.Reading(gpu.uuid, failing={"reading": str(error)})
-            self.readings[gpu.uuid], self.read_at[gpu.uuid] = seen, time.monotonic()
-            self.known[gpu.uuid] = _after(self.known.get(gpu.uuid) or model.Health(gpu.uuid, {}), seen, time.time())
-            self.instances[gpu.uuid] = await self._instances(gpu) if gpu.mig_enabled and not seen.lost else ()
-        return {u: h.faults for u, h in before.items()} != {u: h.faults for u, h in self.known.items()}
-
-    async def _instances(self, gpu: device.Gpu) -> Sequence[mig.Instance]:
-        """Return the MIG instances that exist; a GPU that does not tell them keeps those that are known."""
         try:
-            return tuple(await asyncio.to_thread(self._probe.instances, gpu.uuid))
-        except mig.HardwareError as error:
-            log.warning("MIG instances are not known", gpu=gpu.uuid, error=str(error))
-            return self.instances.get(gpu.uuid, ())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow())
+                group.create_task(self._poll_often())
+        finally:
+            self._reader.stop()
+
+    async def poll(self) -> None:
+        """Read every GPU; one that does not answer keeps what is known of it, and is told once that lasts."""
+        for uuid, age_s in (await self._reader.round(self._machine.gpus)).items():
+            if age_s > healthstream.TIMEOUT_S:
+                reason = f"no answer for more than {healthstream.TIMEOUT_S} s"
+                self._judge(interface.Reading(uuid, failing={"reading": reason}))
+
+    def _took(self, gpu: device.Gpu, seen: interface.Reading, made: Sequence[mig.Instance] | None) -> None:
+        """Take over a reading; a GPU that does not tell its MIG instances keeps those that are known."""
+        if gpu.uuid in self.gone:
+            return
+        self.readings[gpu.uuid], self.read_at[gpu.uuid] = seen, time.monotonic()
+        self.instances[gpu.uuid] = self.instances.get(gpu.uuid, ()) if made is None else made
+        self._judge(seen)
+
+    def _judge(self, seen: interface.Reading) -> None:
+        before = self.known.get(seen.gpu_uuid) or model.Health(seen.gpu_uuid, {})
+        self.known[seen.gpu_uuid] = _after(before, seen, time.time())
 
     async def _poll_often(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
-            other, self._other = self._other, False
-            if await self.poll() or other:
+            await self.poll()
+            if self._told != (self._machine, _faults(self.known)):
                 await self._publish()
-            else:
-                if self._unkept:
+                continue
+            if self._unkept:
+                async with self._publishing:
                     await asyncio.to_thread(self._write, dict(self.known))
-                self.source.tell(self._machine, self.known, time.time())  # the times of the stream go on
+            self._tell_stream()  # the times of the stream go on
 
     async def _follow(self) -> None:
         told = ""
+        loop = asyncio.get_running_loop()
         while True:
             try:
-                news = await asyncio.to_thread(self._probe.wait, WAIT_S)
+                news = await loop.run_in_executor(self._threads, self._probe.wait, WAIT_S)
             except mig.HardwareError as error:
                 if str(error) != told:
                     log.error("events of the GPUs are not followed; polling goes on", error=str(error))
                 told = str(error)
                 await asyncio.sleep(self._poll_s)
                 continue
+            told = ""
             if self._take(news):
                 await self._publish()
 
@@ -200,14 +207,19 @@ class Watcher:
         return changed
 
     async def _publish(self) -> None:
-        known = dict(self.known)
-        names = {gpu.uuid: gpu.name for gpu in self._machine.gpus}
-        by_uuid = await asyncio.to_thread(self._keep, known)
-        by_name = {names[uuid]: found for uuid, found in by_uuid.items() if uuid in names}
-        log.info("health", taints={name: [t["key"] for t in found] for name, found in by_name.items()})
-        for listener in self._listeners:
-            listener(self._machine, by_name)
-        if self.source.tell(self._machine, known, time.time()):
+        async with self._publishing:
+            machine, known = self._machine, dict(self.known)
+            names = {gpu.uuid: gpu.name for gpu in machine.gpus}
+            by_uuid = await asyncio.to_thread(self._keep, known)
+            by_name = {names[uuid]: found for uuid, found in by_uuid.items() if uuid in names}
+            log.info("health", taints={name: [t["key"] for t in found] for name, found in by_name.items()})
+            for listener in self._listeners:
+                listener(machine, by_name)
+            self._told = machine, _faults(known)
+        self._tell_stream()
+
+    def _tell_stream(self) -> None:
+        if self.source.tell(self._machine, self.known, self.read_at):
             for changed in self._stream:
                 changed()
 
@@ -221,16 +233,19 @@ class Watcher:
         """Write what a restart needs; what a full disk does not take is told, and tried again with the next poll."""
         problems = []
         writes: tuple[Callable[[], None], ...] = (functools.partial(self._faults.write, known), self._times.write)
-        with self._writing:
-            for write in writes:
-                try:
-                    write()
-                except OSError as error:
-                    problems.append(str(error))
-            unkept = "; ".join(problems)
-            if unkept and unkept != self._unkept:
-                log.error("a restart would forget faults", error=unkept)
-            self._unkept = unkept
+        for write in writes:
+            try:
+                write()
+            except OSError as error:
+                problems.append(str(error))
+        unkept = "; ".join(problems)
+        if unkept and unkept != self._unkept:
+            log.error("a restart would forget faults", error=unkept)
+        self._unkept = unkept
+
+
+def _faults(known: Health) -> dict[str, Mapping[str, model.Fault]]:
+    return {uuid: health.faults for uuid, health in known.items() if health.faults}
 
 
 def _xids(known: Health) -> dict[str, int]:

@@ -1,11 +1,14 @@
 """The health model: what comes, what stays, what goes."""
 
+from dataclasses import replace
+
 import pytest
 
 from dra_driver import healthstream
 from dra_driver.health import model, severity, source
 from dra_driver.probe import interface
-from scheduler.model import machines
+from scheduler.model import device, machines, slices
+from tests.driver import host
 
 FINE = model.Health("GPU-0", {})
 READ = interface.Reading("GPU-0", ecc_uncorrected=0)
@@ -49,15 +52,41 @@ def test_each_reading_has_its_fault() -> None:
 
 
 def test_source_lists_every_device_and_tells_changes() -> None:
-    machine = machines.build("dgx-1v", "n1")
+    card = device.Accelerator(0, "npu", "Gaudi3", "0000:e0:00.0")
+    machine = replace(host.machine("hgx-h100", mig_gpus=(3,)), accelerators=(card,))
     known = {gpu.uuid: model.Health(gpu.uuid, {}) for gpu in machine.gpus}
-    stream = source.Source("n1")
-    assert stream.tell(machine, known, 1) and not stream.tell(machine, known, 2)
+    stream, read_at = source.Source("n1", lambda: 0.0), {gpu.uuid: 0.0 for gpu in machine.gpus}
+    assert stream.tell(machine, known, read_at) and not stream.tell(machine, known, read_at)
     uuid = machine.gpus[3].uuid
     known[uuid] = model.event(known[uuid], interface.Event(uuid, "xid", 79), 3)
-    assert stream.tell(machine, known, 3)
-    sick = [d.device for d in stream.current() if d.health is healthstream.Health.UNHEALTHY]
-    assert sick == ["gpu-3"] and len(stream.current()) == 8
+    assert stream.tell(machine, known, read_at)
+    published = {each["name"] for part in slices.encode(machine) for each in part["spec"].get("devices", ())}
+    told = {each.device: each for each in stream.current()}
+    assert set(told) == published | {"gpu-3"} and len(machine.nics) > 0
+    sick = {name for name, each in told.items() if each.health is healthstream.Health.UNHEALTHY}
+    assert sick == {name for name in told if name.startswith("gpu-3")}
+    unwatched = {name: each.message for name, each in told.items() if each.health is healthstream.Health.UNKNOWN}
+    others = {other.device_name for other in (*machine.nics, card)}
+    assert unwatched == dict.fromkeys(others, source.UNWATCHED)
+
+
+def test_a_reading_that_is_too_old_says_nothing_any_more() -> None:
+    """The stream sends the list again and again, and the kubelet takes each for news."""
+    machine, now = machines.build("dgx-1v", "n1"), [100.0]
+    known = {gpu.uuid: model.Health(gpu.uuid, {}) for gpu in machine.gpus}
+    hangs, sick, never = (machine.gpus[i].uuid for i in (2, 3, 4))
+    known[sick] = model.event(known[sick], interface.Event(sick, "xid", 79), 3)
+    stream = source.Source("n1", lambda: now[0])
+    read_at = dict.fromkeys(known, 130.5) | {hangs: 100.0, sick: 100.0}
+    del read_at[never]
+    stream.tell(machine, known, read_at)
+    states = [each.health.name for each in stream.current()][:5]
+    assert states == ["HEALTHY", "HEALTHY", "HEALTHY", "UNHEALTHY", "UNKNOWN"]
+    now[0] += healthstream.TIMEOUT_S + 0.5
+    told = stream.current()
+    assert [each.health.name for each in told][:5] == ["HEALTHY", "HEALTHY", "UNKNOWN", "UNHEALTHY", "UNKNOWN"]
+    assert told[0].updated_s - told[2].updated_s in (30, 31)
+    assert stream.tell(machine, known, read_at), "that it became unknown is news"
 
 
 @pytest.mark.parametrize(

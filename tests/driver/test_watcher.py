@@ -2,11 +2,13 @@
 
 import asyncio
 import queue
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from dra_driver import healthstream
 from dra_driver.health import source, taints, watcher
 from dra_driver.probe import interface
 from scheduler.model import machines
@@ -44,6 +46,64 @@ async def keys(watched: watcher.Watcher) -> dict[str, list[str]]:
     watched.tell(lambda machine, found: told.append(found))
     await watched.start()
     return {name: [taint["key"] for taint in found] for name, found in told[-1].items()}
+
+
+async def test_the_last_that_is_told_is_the_last_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older snapshot whose file takes long is not told after a newer one."""
+    watched, told = opened(tmp_path, Probe()), []
+    watched.tell(lambda machine, found: told.append(sorted(found)))
+    await watched.start()
+    slow, write = threading.Event(), watched._write
+    entered = threading.Event()
+
+    def wait_first(known: watcher.Health) -> None:
+        if not entered.is_set():
+            entered.set()
+            slow.wait(20)
+        write(known)
+
+    monkeypatch.setattr(watched, "_write", wait_first)
+    older = asyncio.create_task(watched._publish())
+    await asyncio.to_thread(entered.wait, 20)
+    hit(watched, [79])
+    newer = asyncio.create_task(watched._publish())
+    await asyncio.wait((newer,), timeout=0.2)  # it may not end before the older one
+    slow.set()
+    await asyncio.gather(older, newer)
+    assert told == [[], [], ["gpu-2"]]
+
+
+async def test_a_gpu_that_hangs_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hangs(Probe):
+        asked = 0
+
+        def reading(self, gpu_uuid: str) -> interface.Reading:
+            if gpu_uuid == UUID:
+                self.asked += 1
+                go_on.wait(60)
+            return super().reading(gpu_uuid)
+
+    go_on, probe, other = threading.Event(), Hangs(), MACHINE.gpus[5]
+    watched, told = opened(tmp_path, probe), []
+    watched.tell(lambda machine, found: told.append(found))
+    watched._reader.limit_s = 0.05
+    try:
+        await watched.start()
+        work = asyncio.create_task(watched.run())
+        probe.lost = {other.uuid}
+        await kubelet.until(lambda: "gpu-5" in told[-1], 20)
+        states = {each.device: each.health for each in watched.source.current()}
+        assert states["gpu-2"] is healthstream.Health.UNKNOWN and states["gpu-7"] is healthstream.Health.HEALTHY
+        monkeypatch.setattr(healthstream, "TIMEOUT_S", 0)
+        await kubelet.until(lambda: "gpu-2" in told[-1], 20)
+        assert [taint["key"] for taint in told[-1]["gpu-2"]] == ["gpu.muster.dev/unmonitored"]
+        assert probe.asked == 1, "calls that hang pile up"
+        monkeypatch.undo()
+        go_on.set()
+        await kubelet.until(lambda: "gpu-2" not in told[-1], 20)
+        work.cancel()
+    finally:
+        go_on.set()
 
 
 def hit(watched: watcher.Watcher, news: Sequence[int]) -> None:
