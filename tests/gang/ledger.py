@@ -37,6 +37,7 @@ class Ledger:
                 assert self.state[name] == "waiting"
                 self.decisions += 1
                 assert decision == self.decisions
+                self._check_quota(gang)
                 self.start(fleet, gang, found)
                 if reservation:
                     self.reserved_until[name] = now + reservation
@@ -59,7 +60,7 @@ class Ledger:
                 assert self.state[name] == "waiting"
 
     def start(self, fleet: topology.Topology, gang: gangs.Gang, found: placement.Placement) -> None:
-        """Check a start against the fleet and the quotas, and remember it."""
+        """Check a start against the fleet, and remember it."""
         pods = [
             (fleet.nodes[grant.node].name, tuple(sorted(grant.gpus)), grant.milli, grant.cpu_milli)
             for grant in found.grants
@@ -74,7 +75,6 @@ class Ledger:
         if column is not None:
             assert len({self.paths[node][: column + 1] for node, *_ in pods}) == 1
         assert gang.constraint.required != "node" or len({node for node, *_ in pods}) == 1
-        self._check_quota(gang)
         self.state[gang.name], self.pods[gang.name] = "running", pods
 
     def refill(
