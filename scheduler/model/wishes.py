@@ -46,7 +46,7 @@ READ = (
 )
 """Annotations that are read; every other one under our prefix is written by Muster, or is a slip."""
 
-WRITTEN = (names.PLANNED_RANK, names.PLANNED_DEVICES, names.PLANNED_SIZE, names.TENANT, names.GANG)
+WRITTEN = (names.PLANNED_RANK, names.PLANNED_DEVICES, names.PLANNED_SIZE, names.DOMAIN, names.TENANT, names.GANG)
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", re.ASCII)
