@@ -14,7 +14,7 @@ from scheduler.gang import config, effects, events, machine
 from scheduler.placement import bandwidth, placement, policy, scoring, target
 from scheduler.record import fleet
 
-VERSION = 1
+VERSION = 2
 
 KINDS: dict[str, type] = {kind.__name__: kind for kind in events.Event.__args__}
 
