@@ -17,7 +17,8 @@ POINTS = (
     "cdi-temporary-written",
     "cdi-written",
     "cdi-removed",
+    "devices-temporary-written",  # the names of the devices
     "faults-temporary-written",
     "taints-temporary-written",
 )
-"""Every point, in the order of a prepare and then of an unprepare; those of the health last."""
+"""Every point, in the order of a prepare and then of an unprepare; those of discovery and health last."""

@@ -36,6 +36,7 @@ SCENES = {
         "hardware-",
         "metadata-",
         "cdi-",
+        "devices-",
     ),
     "fault": ("faults-", "taints-"),
     "damaged": ("checkpoint-", "hardware-"),

@@ -20,7 +20,6 @@ from prometheus_client import exposition
 
 from dra_driver import checkpoint, claim, prepared
 from scheduler.model import machines, node
-from tests.bench import driver as bench
 from tests.driver import kubelet, live, metrics, objects
 from tests.hardware import library, machine, sysfs
 from tests.testbed import build, ports, process, prometheus
@@ -29,6 +28,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # the first of them 
 
 RULES = Path(__file__).parents[2] / "deploy/driver/alerts.yaml"
 NAME = "node-a"
+
+KUBECONFIG = """apiVersion: v1
+kind: Config
+clusters: [{name: none, cluster: {server: "http://127.0.0.1:9"}}]
+users: [{name: none, user: {}}]
+contexts: [{name: none, context: {cluster: none, user: none}}]
+current-context: none
+"""
+"""An API server that does not answer."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +64,7 @@ def command() -> Iterator[Command]:
         sysfs.render(topology, folder / "root")
         for each in ("registry", "plugins", "cdi"):
             (folder / each).mkdir()
-        (folder / "kubeconfig").write_text(bench.KUBECONFIG)
+        (folder / "kubeconfig").write_text(KUBECONFIG)
         asyncio.run(hold(folder, topology, 6, 7))
         found = Command(folder, machine.render(topology, folder), ports.free(1)[0])
         given = {each: folder / each for each in ("registry", "plugins", "cdi", "root", "kubeconfig")}

@@ -128,7 +128,7 @@ REFUSALS: list[tuple[claim.Spec, str, bool]] = [
     (spec(exactly("g", GPU, 1, f"{MODEL} == 'B200'")), "request g: no device of the cluster suits", True),
     (
         spec(exactly("g", GPU, 1, f"{OURS}.index == 3")),
-        f"tell apart devices of {A100} .gpu-3 of node a0 suits and gpu-0 of node a0 does not",
+        f"tell apart devices of {A100} .gpu-3 of node a0 suits and gpu-2 of node a0 does not",
         False,
     ),
     (

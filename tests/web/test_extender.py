@@ -9,7 +9,8 @@ from hypothesis import given as over
 from hypothesis import strategies as st
 
 from scheduler import policies
-from scheduler.model import machines, request, wires
+from scheduler.model import machines, request
+from scheduler.model import order as orders
 from scheduler.placement import scoring, target
 from scheduler.snapshot import state
 from scheduler.web import answers, asked, extender, wire
@@ -57,7 +58,7 @@ def test_every_node_that_falls_has_its_reason() -> None:
 def test_scores_are_a_total_order_and_the_first_is_what_first_fit_suits() -> None:
     """Both have a bridged pair and one more GPU free; on n-0 first fit takes two that no bridge joins."""
     decided = given.decided(2)
-    order = wires.first_fit_order(machines.build("a100-pcie-pairs", "n"))
+    order = orders.first_fit(machines.build("a100-pcie-pairs", "n"))
     decided.snapshot.take(state.Grant(0, 1 << order[1], 1000))
     decided.snapshot.take(state.Grant(1, 1 << order[3], 1000))
     first, second = decided.ranks(given.pod(2), ["n-0", "n-1"]).places.tolist()

@@ -173,7 +173,7 @@ func probes() []Device {
 		}
 		major, _ := strconv.Atoi(left)
 		minor, _ := strconv.Atoi(right)
-		path := fmt.Sprintf("/tmp/probe-%d-%d", major, minor)
+		path := filepath.Join(os.TempDir(), fmt.Sprintf("probe-%d-%d", major, minor))
 		said := ""
 		if err := syscall.Mknod(path, syscall.S_IFCHR|0o666, major<<8|minor&0xff|(minor&^0xff)<<12); err != nil && err != syscall.EEXIST {
 			said = "mknod: " + err.Error()
