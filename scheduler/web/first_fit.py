@@ -1,6 +1,6 @@
 """The devices that kube-scheduler's allocator will give a pod on each node, and what they cost.
 
-The allocator takes the first devices that fit, in the order of the slices; that order is `order.first_fit`.
+The allocator takes the first devices that fit, in the order of the slices (`scheduler.model.slices`).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.model import order, request
+from scheduler.model import node, order, request
 from scheduler.placement import rows
 from scheduler.placement.score import feasible, published, rings, tables
 from scheduler.snapshot import demand, state, topology
@@ -25,7 +25,7 @@ def rule(priced: rows.Rule, fleet: topology.Topology) -> rows.Rule:
     -----
     Of whole GPUs only the ring between them depends on which are taken; of a shared GPU, everything.
     """
-    orders = tuple(order.first_fit(shape.machine) for shape in fleet.shapes)
+    orders = tuple(listed(shape.machine) for shape in fleet.shapes)
 
     def by_first_fit(t: tables.Tables, s: state.Snapshot, w: demand.Demand, nodes: Ints) -> published.Costs:
         if w.kind is not request.RequestKind.SHARE:
@@ -33,6 +33,11 @@ def rule(priced: rows.Rule, fleet: topology.Topology) -> rows.Rule:
         return priced(t, s, replace(w, eligible=_put(w.eligible, nodes, given(s, w, nodes, orders))), nodes)
 
     return by_first_fit
+
+
+def listed(machine: node.NodeTopology) -> tuple[int, ...]:
+    """Return the GPUs of a machine in the order of its slices: those that could be cut into partitions last."""
+    return tuple(sorted(order.first_fit(machine), key=lambda gpu: machine.gpus[gpu].mig_enabled))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,11 +9,11 @@ from hypothesis import given as over
 from hypothesis import strategies as st
 
 from scheduler import policies
-from scheduler.model import machines, request
+from scheduler.model import machines, request, slices
 from scheduler.model import order as orders
 from scheduler.placement import scoring, target
 from scheduler.snapshot import state
-from scheduler.web import answers, asked, extender, wire
+from scheduler.web import answers, asked, extender, first_fit, wire
 from tests.web import given
 
 NAMES = ["n-0", "n-1", "n-2"]
@@ -173,3 +173,15 @@ def test_init_containers_count_by_their_largest() -> None:
     of = [wire.Container(wire.Resources(requests={given.RESOURCE: n, "memory": "2Ti"})) for n in (1, 2, 5)]
     found = asked.from_containers(wire.Pod(wire.Metadata(), wire.PodSpec(of[:2], of[2:])), given.RESOURCE)
     assert found is not None and found.gpus == 5 and found.memory_mib == 4 << 20
+
+
+def test_gpus_are_expected_in_the_order_of_the_slices() -> None:
+    """A GPU that could be cut is published after the others, whatever its links."""
+    whole = machines.build("dgx-a100", "n")
+    cut = dataclasses.replace(
+        whole, gpus=tuple(dataclasses.replace(gpu, mig_enabled=gpu.index in (0, 5)) for gpu in whole.gpus)
+    )
+    for machine in (whole, cut):
+        published = [device["name"] for one in slices.encode(machine) for device in one["spec"].get("devices", ())]
+        wanted = [machine.gpus[gpu].name for gpu in first_fit.listed(machine)]
+        assert [name for name in published if name in wanted] == wanted
