@@ -18,6 +18,23 @@ EFFECTS = {Severity.INFORM: "None", Severity.DEGRADED: "NoSchedule", Severity.FA
 POLLED = frozenset({"gpu-lost", "ecc", "row-remap", "recovery-action", "nvlink", "fabric", "unmonitored"})
 """Kinds of faults that readings tell, and end."""
 
+TOLD = {
+    "ecc-double-bit": ("ecc-event", "uncorrected", Severity.DEGRADED, "uncorrectable ECC error"),
+    "ecc-storm": ("ecc-event", "storm", Severity.DEGRADED, "storm of corrected ECC errors"),
+    "row-retirement": ("row-event", "retired", Severity.INFORM, "memory was retired"),
+    "row-retirement-failure": ("row-event", "failed", Severity.FATAL, "memory could not be retired"),
+    "poison": ("poison", "contained", Severity.DEGRADED, "poisoned memory was used, which ended its program"),
+    "fatal-poison": ("poison", "fatal", Severity.FATAL, "poisoned memory was used, which ended all programs"),
+}
+"""Kind, value, severity and text of the faults that events tell, beside XIDs and a GPU that is gone."""
+QUIET = frozenset({"ecc-single-bit", "mig-config", "recovery-action"})
+"""Events that are no fault: what was corrected, what we do ourselves, and what the readings tell."""
+FABRIC_COMPLETED = 3
+FABRIC_MASK = {0: "bandwidth is degraded", 2: "routes recover", 4: "routes are unhealthy", 6: "accesses timed out"}
+"""Of NVML's mask by the shift of its two bits: 1 where it is so, 2 where not, 0 where nothing is told."""
+ROUTES_UNHEALTHY, CONFIGURATION, CONFIGURED = 4, 8, (0, 1)
+"""Shifts of the mask; the configuration has four bits, of which other values name what is wrong with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -65,9 +82,9 @@ def event(health: Health, news: interface.Event, now_s: float) -> Health:
     if news.kind == "xid":
         text = f"XID {news.data} on GPU {health.gpu_uuid}"
         return _with(health, Fault("xid", str(news.data), of_xid(news.data), now_s, text))
-    if news.kind == "ecc-double-bit":
-        text = f"uncorrectable ECC error on GPU {health.gpu_uuid}"
-        return _with(health, Fault("ecc-event", "uncorrected", Severity.DEGRADED, now_s, text))
+    if news.kind in TOLD:
+        kind, value, severity, text = TOLD[news.kind]
+        return _with(health, Fault(kind, value, severity, now_s, f"{text} on GPU {health.gpu_uuid}"))
     if news.kind == "unavailable":
         return _with(health, Fault("gpu-lost", "", Severity.FATAL, now_s, f"GPU {health.gpu_uuid} is unavailable"))
     return health
@@ -135,9 +152,27 @@ def _faults(health: Health, seen: interface.Reading, now_s: float) -> Iterator[F
     if seen.links_down:
         links = ", ".join(map(str, seen.links_down))
         yield Fault("nvlink", "down", Severity.DEGRADED, now_s, f"{name}: NVLinks {links} are down")
-    if seen.fabric_state in (1, 2) or seen.fabric_health == 2:
-        value = "unhealthy" if seen.fabric_health == 2 else "not-ready"
-        yield Fault("fabric", value, Severity.DEGRADED, now_s, f"{name}: NVLink fabric is {value}")
+    value, details = _fabric(seen)
+    if value:
+        severity = Severity.INFORM if value == "limited" else Severity.DEGRADED
+        yield Fault("fabric", value, severity, now_s, f"{name}: NVLink fabric is {value}{details}")
     if seen.failing:
         calls = ", ".join(f"{call}: {reason}" for call, reason in sorted(seen.failing.items()))
         yield Fault("unmonitored", "", Severity.INFORM, now_s, f"{name} does not answer ({calls})")
+
+
+def _fabric(seen: interface.Reading) -> tuple[str, str]:
+    """Return what is wrong with the fabric, "" if nothing is, and what its mask says."""
+    mask = seen.fabric_mask or 0
+    found = [text for shift, text in FABRIC_MASK.items() if mask >> shift & 3 == 1]
+    configuration = mask >> CONFIGURATION & 15
+    if configuration not in CONFIGURED:
+        found.append(f"its configuration is wrong ({configuration})")
+    details = f" ({', '.join(found)})" if found else ""
+    if seen.fabric_state in (1, 2):
+        return "not-ready", details
+    if seen.fabric_state == FABRIC_COMPLETED and seen.fabric_status:
+        return "failed", f" (status {seen.fabric_status})"
+    if seen.fabric_health == 2 or mask >> ROUTES_UNHEALTHY & 3 == 1 or configuration not in CONFIGURED:
+        return "unhealthy", details
+    return ("limited", details) if seen.fabric_health == 3 or found else ("", "")
