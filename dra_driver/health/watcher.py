@@ -88,6 +88,8 @@ class Watcher:
         When each GPU was read last, by the monotonic clock: a call that hangs leaves old readings.
     gone : dict
         GPUs that were found earlier and are not now, by UUID.
+    ended : str
+        Why this process reaches no GPU any more; "" as long as it does.
     """
 
     def __init__(
@@ -115,6 +117,8 @@ class Watcher:
         self._unkept = ""  # why the files are not as they should be
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
+        self._at_end: list[Callable[[], None]] = []
+        self.ended = ""
 
     def tell(self, listener: Listener) -> None:
         """Call `listener` with the machine and the taints by device name, whenever one of them changed."""
@@ -123,6 +127,10 @@ class Watcher:
     def tell_stream(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever a state or message changed."""
         self._stream.append(changed)
+
+    def tell_end(self, stop: Callable[[], None]) -> None:
+        """Call `stop` when the hardware cannot be reached any more by this process."""
+        self._at_end.append(stop)
 
     def found(self, machine: node.NodeTopology) -> None:
         """Take over another list of devices; it is told with the next poll. A GPU that is in it no more is lost."""
@@ -138,6 +146,8 @@ class Watcher:
     async def start(self) -> None:
         """Poll once, so that the first slices have their taints."""
         await self.poll()
+        if self.ended:
+            raise interface.SessionEnded(self.ended)
         await self._publish()
 
     async def run(self) -> None:
@@ -150,10 +160,23 @@ class Watcher:
 
     async def poll(self) -> None:
         """Read every GPU; one that does not answer keeps what is known of it, and is told once that lasts."""
-        for uuid, age_s in (await self._reader.round(self._machine.gpus)).items():
+        try:
+            waiting = await self._reader.round(self._machine.gpus)
+        except interface.SessionEnded as error:
+            self._end(error)
+            return
+        for uuid, age_s in waiting.items():
             if age_s > healthstream.TIMEOUT_S:
                 reason = f"no answer for more than {healthstream.TIMEOUT_S} s"
                 self._judge(interface.Reading(uuid, failing={"reading": reason}))
+
+    def _end(self, error: interface.SessionEnded) -> None:
+        """Say once that only a new process can go on; what is known stays published until it does."""
+        if not self.ended:
+            self.ended = f"{error}; the GPU driver was unloaded or replaced, and the driver must start again"
+            log.critical("the GPUs cannot be watched any more", error=self.ended)
+            for stop in self._at_end:
+                stop()
 
     def _took(self, gpu: device.Gpu, seen: interface.Reading, made: Sequence[mig.Instance] | None) -> None:
         """Take over a reading; a GPU that does not tell its MIG instances keeps those that are known."""
@@ -186,6 +209,8 @@ class Watcher:
             try:
                 news = await loop.run_in_executor(self._threads, self._probe.wait, WAIT_S)
             except mig.HardwareError as error:
+                if isinstance(error, interface.SessionEnded):
+                    self._end(error)
                 if str(error) != told:
                     log.error("events of the GPUs are not followed; polling goes on", error=str(error))
                 told = str(error)

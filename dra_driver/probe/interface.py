@@ -13,6 +13,10 @@ from dra_driver import mig
 from scheduler.model import node
 
 
+class SessionEnded(mig.HardwareError):
+    """The way to the hardware is gone for as long as the process lives; only a new process finds another."""
+
+
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
     """What a GPU tells about itself beyond its place in the topology.

@@ -6,7 +6,7 @@ import pytest
 
 from dra_driver import healthstream
 from dra_driver.health import model, severity, source
-from dra_driver.probe import interface, nvml
+from dra_driver.probe import interface, news
 from scheduler.model import device, machines, slices
 from tests.driver import host
 
@@ -51,7 +51,7 @@ def test_each_reading_has_its_fault() -> None:
         assert not model.reading(FINE, interface.Reading("GPU-0", **facts), 1).healthy, facts  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", nvml.EVENTS.values())
+@pytest.mark.parametrize("kind", news.EVENTS.values())
 def test_each_event_that_is_asked_for_has_a_meaning(kind: str) -> None:
     """A kind that is left out of the model would be lost without a word."""
     after = model.event(FINE, interface.Event("GPU-0", kind, 79), 1)

@@ -106,6 +106,28 @@ async def test_a_gpu_that_hangs_holds_up_no_other(tmp_path: Path, monkeypatch: p
         go_on.set()
 
 
+@pytest.mark.parametrize("call", ["reading", "wait"])
+async def test_a_session_that_ended_stops_the_driver_and_keeps_what_is_published(tmp_path: Path, call: str) -> None:
+    probe = Probe()
+    watched, told, stopped = opened(tmp_path, probe), [], asyncio.Event()
+    watched.tell(lambda machine, found: told.append(found))
+    watched.tell_end(stopped.set)
+    await watched.start()
+    work = asyncio.create_task(watched.run())
+
+    def ended(_: object) -> None:
+        raise interface.SessionEnded("NVML: Uninitialized")
+
+    setattr(probe, call, ended)
+    await asyncio.wait_for(stopped.wait(), 20)
+    assert watched.ended.startswith("NVML: Uninitialized; the GPU driver was unloaded or replaced")
+    assert told == [{}] and not work.done()
+    work.cancel()
+    probe.reading = ended
+    with pytest.raises(interface.SessionEnded):
+        await opened(tmp_path, probe).start()
+
+
 def hit(watched: watcher.Watcher, news: Sequence[int]) -> None:
     assert watched._take([interface.Event(UUID, "xid", number) for number in news])
 
