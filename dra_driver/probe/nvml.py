@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,15 @@ T = TypeVar("T")
 
 LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NOT_FOUND)
 """The second after the driver was loaded anew without the GPU."""
+
+
+FIELDS = (
+    pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
+    pynvml.NVML_FI_DEV_MEMORY_TEMP,
+    pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES,
+    pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES,
+)
+"""In the order in which a reading takes them."""
 
 
 class NvmlProbe:
@@ -132,7 +142,9 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
     remap = ask("nvmlDeviceGetRemappedRows") or (None,) * 4
     memory, use = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetUtilizationRates")
     retired = ask("nvmlDeviceGetRetiredPagesPendingStatus")
-    fields = ask("nvmlDeviceGetFieldValues", [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
+    fields = ask("nvmlDeviceGetFieldValues", list(FIELDS)) or ()
+    told = {f.fieldId: f.value for f in fields if f.nvmlReturn == pynvml.NVML_SUCCESS}
+    recovery, hot, sent, received = (told.get(number) for number in FIELDS)
     fabric = pynvml.c_nvmlGpuFabricInfo_v3_t()
     known = ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(fabric)) == pynvml.NVML_SUCCESS
     return interface.Reading(
@@ -144,7 +156,7 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
         remap_pending=None if remap[2] is None else bool(remap[2]),
         remap_failed=None if remap[3] is None else bool(remap[3]),
         retired_pages_pending=None if retired is None else bool(retired),
-        recovery_action=int(fields[0].value.uiVal) if fields and fields[0].nvmlReturn == 0 else None,
+        recovery_action=int(recovery.uiVal) if recovery else None,
         links_down=_links_down(handle),
         fabric_state=int(fabric.state) if known else None,
         fabric_status=int(fabric.status) if known else None,
@@ -158,6 +170,18 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
         power_mw=ask("nvmlDeviceGetPowerUsage"),
         temperature=ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
         processes=tuple(_process(row) for row in ask("nvmlDeviceGetComputeRunningProcesses") or ()),
+        parts=tuple(_parts(handle, ask("nvmlDeviceGetMaxMigDeviceCount") or 0)),
+        sm_mhz=ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
+        memory_mhz=ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
+        memory_temperature=int(hot.uiVal) if hot else None,
+        energy_mj=ask("nvmlDeviceGetTotalEnergyConsumption"),
+        pcie_replays=ask("nvmlDeviceGetPcieReplayCounter"),
+        pcie_tx=ask("nvmlDeviceGetPcieThroughput", pynvml.NVML_PCIE_UTIL_TX_BYTES),
+        pcie_rx=ask("nvmlDeviceGetPcieThroughput", pynvml.NVML_PCIE_UTIL_RX_BYTES),
+        pcie_tx_bytes=int(sent.ullVal) if sent else None,
+        pcie_rx_bytes=int(received.ullVal) if received else None,
+        encoder_utilization=(ask("nvmlDeviceGetEncoderUtilization") or (None,))[0],
+        decoder_utilization=(ask("nvmlDeviceGetDecoderUtilization") or (None,))[0],
     )
 
 
@@ -171,6 +195,15 @@ def _links_down(handle: Any) -> tuple[int, ...]:
         if not state:
             down.append(number)
     return tuple(down)
+
+
+def _parts(handle: Any, count: int) -> Iterator[tuple[int, int, int]]:
+    """Yield GPU instance, bytes used and bytes in all of each MIG device, which its own handle tells."""
+    for index in range(count):
+        with contextlib.suppress(pynvml.NVMLError_NotFound, pynvml.NVMLError_NotSupported):
+            part = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(part)
+            yield int(pynvml.nvmlDeviceGetGpuInstanceId(part)), int(memory.used), int(memory.total)
 
 
 def _process(row: Any) -> tuple[int, int, int]:
