@@ -44,6 +44,8 @@ class Fault:
     ----------
     since_s : float
         Seconds since 1970; the fault's taint has this time as long as the fault lasts.
+    part : (start, size) or None
+        The memory slices of the MIG instance that it is about; None for the whole GPU.
     """
 
     kind: str
@@ -51,6 +53,16 @@ class Fault:
     severity: Severity
     since_s: float
     message: str
+    part: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """Return what a GPU has one of at a time."""
+        return self.kind if self.part is None else f"{self.kind} {self.part[0]}+{self.part[1]}"
+
+    def touches(self, start: int, size: int) -> bool:
+        """Tell whether some memory slices are concerned."""
+        return self.part is None or (self.part[0] < start + size and start < sum(self.part))
 
     @property
     def taint(self) -> tuple[str, str, str]:
@@ -60,7 +72,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The faults of one GPU by kind; never changed in place."""
+    """The faults of one GPU by their keys; never changed in place."""
 
     gpu_uuid: str
     faults: Mapping[str, Fault]
@@ -70,6 +82,11 @@ class Health:
     def healthy(self) -> bool:
         return all(fault.severity is Severity.INFORM for fault in self.faults.values())
 
+    def of(self, start: int, size: int) -> Health:
+        """Return the health of some memory slices."""
+        faults = {key: fault for key, fault in self.faults.items() if fault.touches(start, size)}
+        return Health(self.gpu_uuid, faults, self.ecc_uncorrected)
+
     @property
     def message(self) -> str:
         """Return the worst first, one sentence each."""
@@ -77,11 +94,12 @@ class Health:
         return "; ".join(fault.message for fault in worst)
 
 
-def event(health: Health, news: interface.Event, now_s: float) -> Health:
-    """Return the health after an event."""
+def event(health: Health, news: interface.Event, now_s: float, part: tuple[int, int] | None = None) -> Health:
+    """Return the health after an event; `part` is where the MIG instance lies that it names."""
     if news.kind == "xid":
-        text = f"XID {news.data} on GPU {health.gpu_uuid}"
-        return _with(health, Fault("xid", str(news.data), of_xid(news.data), now_s, text))
+        where = "" if part is None else f"MIG instance {news.gpu_instance} of "
+        text = f"XID {news.data} on {where}GPU {health.gpu_uuid}"
+        return _with(health, Fault("xid", str(news.data), of_xid(news.data), now_s, text, part))
     if news.kind in TOLD:
         kind, value, severity, text = TOLD[news.kind]
         return _with(health, Fault(kind, value, severity, now_s, f"{text} on GPU {health.gpu_uuid}"))
@@ -108,10 +126,10 @@ def reset(health: Health) -> Health:
 
 def _with(health: Health, fault: Fault) -> Health:
     """Add a fault; a lesser one never hides a worse one of its kind, and the same one keeps its time."""
-    old = health.faults.get(fault.kind)
+    old = health.faults.get(fault.key)
     if old is not None and (old.severity > fault.severity or old.taint == fault.taint):
         return health
-    return Health(health.gpu_uuid, {**health.faults, fault.kind: fault}, health.ecc_uncorrected)
+    return Health(health.gpu_uuid, {**health.faults, fault.key: fault}, health.ecc_uncorrected)
 
 
 def _lasts(fault: Fault, now_s: float) -> bool:

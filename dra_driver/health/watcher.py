@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from dra_driver import checkpoint, healthstream, mig
-from dra_driver.health import model, reader, source, taints
+from dra_driver.health import model, places, reader, source, taints
 from dra_driver.probe import interface
 from scheduler.model import device, node
 
@@ -64,7 +64,7 @@ class Faults:
             return {}
         if kept.boot_id != self.boot_id:
             return {}
-        return {uuid: model.Health(uuid, {fault.kind: fault for fault in found}) for uuid, found in kept.faults.items()}
+        return {uuid: model.Health(uuid, {fault.key: fault for fault in found}) for uuid, found in kept.faults.items()}
 
     def write(self, known: Health) -> None:
         """Keep the faults where they changed."""
@@ -227,16 +227,19 @@ class Watcher:
             if one.kind == "xid":
                 self.xids[one.gpu_uuid] = one.data
             old = self.known.get(one.gpu_uuid) or model.Health(one.gpu_uuid, {})
-            self.known[one.gpu_uuid] = model.event(old, one, time.time())
+            self.known[one.gpu_uuid] = model.event(old, one, time.time(), self._part(one))
             changed |= self.known[one.gpu_uuid] != old
         return changed
+
+    def _part(self, news: interface.Event) -> tuple[int, int] | None:
+        """Return where the MIG instance of an event lies; where it is not known the whole GPU is concerned."""
+        made = self.instances.get(news.gpu_uuid, ())
+        return next(((one.start, one.size) for one in made if one.gpu_instance == news.gpu_instance), None)
 
     async def _publish(self) -> None:
         async with self._publishing:
             machine, known = self._machine, dict(self.known)
-            names = {gpu.uuid: gpu.name for gpu in machine.gpus}
-            by_uuid = await asyncio.to_thread(self._keep, known)
-            by_name = {names[uuid]: found for uuid, found in by_uuid.items() if uuid in names}
+            by_name = places.named(machine, await asyncio.to_thread(self._keep, known))
             log.info("health", taints={name: [t["key"] for t in found] for name, found in by_name.items()})
             for listener in self._listeners:
                 listener(machine, by_name)
@@ -250,7 +253,7 @@ class Watcher:
 
     def _keep(self, known: Health) -> Mapping[str, Sequence[Mapping[str, str]]]:
         """Return the taints, and write what a restart needs."""
-        found = self._times.taints(known)
+        found = self._times.taints(places.split(known))
         self._write(known)
         return found
 
@@ -275,8 +278,8 @@ def _faults(known: Health) -> dict[str, Mapping[str, model.Fault]]:
 
 def _xids(known: Health) -> dict[str, int]:
     """Return the XIDs among faults that a restart kept."""
-    found = ((uuid, health.faults.get("xid")) for uuid, health in known.items())
-    return {uuid: int(fault.value) for uuid, fault in found if fault is not None}
+    faults = [(uuid, fault) for uuid, health in known.items() for fault in health.faults.values()]
+    return {uuid: int(fault.value) for uuid, fault in faults if fault.kind == "xid"}
 
 
 def _after(health: model.Health, seen: interface.Reading, now_s: float) -> model.Health:

@@ -25,7 +25,8 @@ class News:
     """The events since the set was made; `wait` is for one thread, the rest for any."""
 
     def __init__(self) -> None:
-        self._lock, self._set, self._renew = threading.Lock(), None, False
+        self._lock, self._renew = threading.Lock(), False
+        self._set: Any = None
         self._uuids: dict[int, str] = {}
         self._untold: set[str] = set()
 
