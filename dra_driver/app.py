@@ -198,7 +198,11 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
                 watching.tell_stream,
                 measured,
             )
+            # As the kubelet would stop it: claims under way end, and the pod's next container opens the library anew.
+            watching.tell_end(lambda: signal.raise_signal(signal.SIGTERM))
             await serve(config, api, node, told.started)
+            if watching.ended:
+                raise interface.SessionEnded(watching.ended)
     finally:
         # A call into the library may still run in a thread; the session must not end below it.
         await asyncio.to_thread(reading.shutdown)

@@ -18,6 +18,23 @@ EFFECTS = {Severity.INFORM: "None", Severity.DEGRADED: "NoSchedule", Severity.FA
 POLLED = frozenset({"gpu-lost", "ecc", "row-remap", "recovery-action", "nvlink", "fabric", "unmonitored"})
 """Kinds of faults that readings tell, and end."""
 
+TOLD = {
+    "ecc-double-bit": ("ecc-event", "uncorrected", Severity.DEGRADED, "uncorrectable ECC error"),
+    "ecc-storm": ("ecc-event", "storm", Severity.DEGRADED, "storm of corrected ECC errors"),
+    "row-retirement": ("row-event", "retired", Severity.INFORM, "memory was retired"),
+    "row-retirement-failure": ("row-event", "failed", Severity.FATAL, "memory could not be retired"),
+    "poison": ("poison", "contained", Severity.DEGRADED, "poisoned memory was used, which ended its program"),
+    "fatal-poison": ("poison", "fatal", Severity.FATAL, "poisoned memory was used, which ended all programs"),
+}
+"""Kind, value, severity and text of the faults that events tell, beside XIDs and a GPU that is gone."""
+QUIET = frozenset({"ecc-single-bit", "mig-config", "recovery-action"})
+"""Events that are no fault: what was corrected, what we do ourselves, and what the readings tell."""
+FABRIC_COMPLETED = 3
+FABRIC_MASK = {0: "bandwidth is degraded", 2: "routes recover", 4: "routes are unhealthy", 6: "accesses timed out"}
+"""Of NVML's mask by the shift of its two bits: 1 where it is so, 2 where not, 0 where nothing is told."""
+ROUTES_UNHEALTHY, CONFIGURATION, CONFIGURED = 4, 8, (0, 1)
+"""Shifts of the mask; the configuration has four bits, of which other values name what is wrong with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -27,6 +44,8 @@ class Fault:
     ----------
     since_s : float
         Seconds since 1970; the fault's taint has this time as long as the fault lasts.
+    part : (start, size) or None
+        The memory slices of the MIG instance that it is about; None for the whole GPU.
     """
 
     kind: str
@@ -34,6 +53,16 @@ class Fault:
     severity: Severity
     since_s: float
     message: str
+    part: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """Return what a GPU has one of at a time."""
+        return self.kind if self.part is None else f"{self.kind} {self.part[0]}+{self.part[1]}"
+
+    def touches(self, start: int, size: int) -> bool:
+        """Tell whether some memory slices are concerned."""
+        return self.part is None or (self.part[0] < start + size and start < sum(self.part))
 
     @property
     def taint(self) -> tuple[str, str, str]:
@@ -43,7 +72,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The faults of one GPU by kind; never changed in place."""
+    """The faults of one GPU by their keys; never changed in place."""
 
     gpu_uuid: str
     faults: Mapping[str, Fault]
@@ -53,6 +82,11 @@ class Health:
     def healthy(self) -> bool:
         return all(fault.severity is Severity.INFORM for fault in self.faults.values())
 
+    def of(self, start: int, size: int) -> Health:
+        """Return the health of some memory slices."""
+        faults = {key: fault for key, fault in self.faults.items() if fault.touches(start, size)}
+        return Health(self.gpu_uuid, faults, self.ecc_uncorrected)
+
     @property
     def message(self) -> str:
         """Return the worst first, one sentence each."""
@@ -60,14 +94,15 @@ class Health:
         return "; ".join(fault.message for fault in worst)
 
 
-def event(health: Health, news: interface.Event, now_s: float) -> Health:
-    """Return the health after an event."""
+def event(health: Health, news: interface.Event, now_s: float, part: tuple[int, int] | None = None) -> Health:
+    """Return the health after an event; `part` is where the MIG instance lies that it names."""
     if news.kind == "xid":
-        text = f"XID {news.data} on GPU {health.gpu_uuid}"
-        return _with(health, Fault("xid", str(news.data), of_xid(news.data), now_s, text))
-    if news.kind == "ecc-double-bit":
-        text = f"uncorrectable ECC error on GPU {health.gpu_uuid}"
-        return _with(health, Fault("ecc-event", "uncorrected", Severity.DEGRADED, now_s, text))
+        where = "" if part is None else f"MIG instance {news.gpu_instance} of "
+        text = f"XID {news.data} on {where}GPU {health.gpu_uuid}"
+        return _with(health, Fault("xid", str(news.data), of_xid(news.data), now_s, text, part))
+    if news.kind in TOLD:
+        kind, value, severity, text = TOLD[news.kind]
+        return _with(health, Fault(kind, value, severity, now_s, f"{text} on GPU {health.gpu_uuid}"))
     if news.kind == "unavailable":
         return _with(health, Fault("gpu-lost", "", Severity.FATAL, now_s, f"GPU {health.gpu_uuid} is unavailable"))
     return health
@@ -91,10 +126,10 @@ def reset(health: Health) -> Health:
 
 def _with(health: Health, fault: Fault) -> Health:
     """Add a fault; a lesser one never hides a worse one of its kind, and the same one keeps its time."""
-    old = health.faults.get(fault.kind)
+    old = health.faults.get(fault.key)
     if old is not None and (old.severity > fault.severity or old.taint == fault.taint):
         return health
-    return Health(health.gpu_uuid, {**health.faults, fault.kind: fault}, health.ecc_uncorrected)
+    return Health(health.gpu_uuid, {**health.faults, fault.key: fault}, health.ecc_uncorrected)
 
 
 def _lasts(fault: Fault, now_s: float) -> bool:
@@ -135,9 +170,27 @@ def _faults(health: Health, seen: interface.Reading, now_s: float) -> Iterator[F
     if seen.links_down:
         links = ", ".join(map(str, seen.links_down))
         yield Fault("nvlink", "down", Severity.DEGRADED, now_s, f"{name}: NVLinks {links} are down")
-    if seen.fabric_state in (1, 2) or seen.fabric_health == 2:
-        value = "unhealthy" if seen.fabric_health == 2 else "not-ready"
-        yield Fault("fabric", value, Severity.DEGRADED, now_s, f"{name}: NVLink fabric is {value}")
+    value, details = _fabric(seen)
+    if value:
+        severity = Severity.INFORM if value == "limited" else Severity.DEGRADED
+        yield Fault("fabric", value, severity, now_s, f"{name}: NVLink fabric is {value}{details}")
     if seen.failing:
         calls = ", ".join(f"{call}: {reason}" for call, reason in sorted(seen.failing.items()))
         yield Fault("unmonitored", "", Severity.INFORM, now_s, f"{name} does not answer ({calls})")
+
+
+def _fabric(seen: interface.Reading) -> tuple[str, str]:
+    """Return what is wrong with the fabric, "" if nothing is, and what its mask says."""
+    mask = seen.fabric_mask or 0
+    found = [text for shift, text in FABRIC_MASK.items() if mask >> shift & 3 == 1]
+    configuration = mask >> CONFIGURATION & 15
+    if configuration not in CONFIGURED:
+        found.append(f"its configuration is wrong ({configuration})")
+    details = f" ({', '.join(found)})" if found else ""
+    if seen.fabric_state in (1, 2):
+        return "not-ready", details
+    if seen.fabric_state == FABRIC_COMPLETED and seen.fabric_status:
+        return "failed", f" (status {seen.fabric_status})"
+    if seen.fabric_health == 2 or mask >> ROUTES_UNHEALTHY & 3 == 1 or configuration not in CONFIGURED:
+        return "unhealthy", details
+    return ("limited", details) if seen.fabric_health == 3 or found else ("", "")

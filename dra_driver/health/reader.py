@@ -33,13 +33,20 @@ class Reader:
         self._since: dict[str, float] = {}
 
     async def round(self, gpus: Iterable[device.Gpu]) -> dict[str, float]:
-        """Read all; return for how many seconds each GPU that has not answered yet is asked, by UUID."""
+        """Read all; return for how many seconds each GPU that has not answered yet is asked, by UUID.
+
+        Raises
+        ------
+        SessionEnded
+            No GPU can be read any more.
+        """
         asked = {gpu.uuid: self._running.get(gpu.uuid) or self._begin(gpu) for gpu in gpus}
         if not asked:
             return {}
         done, _ = await asyncio.wait(asked.values(), timeout=self.limit_s)
-        for task in done:
-            task.result()
+        errors = [error for task in done if (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
         now = time.monotonic()
         return {uuid: now - self._since[uuid] for uuid, task in asked.items() if task not in done}
 
@@ -58,6 +65,8 @@ class Reader:
         loop = asyncio.get_running_loop()
         try:
             seen = await loop.run_in_executor(self._threads, self._probe.reading, gpu.uuid)
+        except interface.SessionEnded:
+            raise
         except mig.HardwareError as error:
             seen = interface.Reading(gpu.uuid, failing={"reading": str(error)})
         made: Sequence[mig.Instance] | None = ()

@@ -1,4 +1,5 @@
-"""The health of all published devices as the health stream sends it; a partition has the health of its GPU.
+"""The health of all published devices as the health stream sends it; a partition has the faults of its GPU but those
+of other MIG instances.
 
 Only GPUs are watched: NICs and other accelerators are listed as unknown, with that as their message.
 """
@@ -53,13 +54,20 @@ class Source:
         now_s = int(time.time())
         for gpu in machine.gpus:
             age_s = self._clock() - read_at[gpu.uuid] if gpu.uuid in read_at else None
-            state, message = _state(known.get(gpu.uuid), age_s)
-            seen_s = now_s - int(age_s or 0)
-            for name in (gpu.name, *(part.name for part in claim.partitions_of(gpu))):
-                yield healthstream.DeviceHealth(self.pool, name, state, seen_s, message)
+            health, seen_s = known.get(gpu.uuid), now_s - int(age_s or 0)
+            told = [(gpu.name, health)]
+            for part in claim.partitions_of(gpu):
+                told.append((part.name, health and health.of(part.start, part.profile.memory_slices)))
+            for name, one in told:
+                yield healthstream.DeviceHealth(self.pool, name, *_said(one, age_s, seen_s))
         others = [nic.device_name for nic in machine.nics] + [other.device_name for other in machine.accelerators]
         for name in others:
             yield healthstream.DeviceHealth(self.pool, name, Health.UNKNOWN, now_s, UNWATCHED)
+
+
+def _said(health: model.Health | None, age_s: float | None, seen_s: int) -> tuple[Health, int, str]:
+    state, message = _state(health, age_s)
+    return state, seen_s, message
 
 
 def _state(health: model.Health | None, age_s: float | None) -> tuple[Health, str]:

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from dra_driver import checkpoint, healthstream, mig
-from dra_driver.health import model, reader, source, taints
+from dra_driver.health import model, places, reader, source, taints
 from dra_driver.probe import interface
 from scheduler.model import device, node
 
@@ -64,7 +64,7 @@ class Faults:
             return {}
         if kept.boot_id != self.boot_id:
             return {}
-        return {uuid: model.Health(uuid, {fault.kind: fault for fault in found}) for uuid, found in kept.faults.items()}
+        return {uuid: model.Health(uuid, {fault.key: fault for fault in found}) for uuid, found in kept.faults.items()}
 
     def write(self, known: Health) -> None:
         """Keep the faults where they changed."""
@@ -88,6 +88,8 @@ class Watcher:
         When each GPU was read last, by the monotonic clock: a call that hangs leaves old readings.
     gone : dict
         GPUs that were found earlier and are not now, by UUID.
+    ended : str
+        Why this process reaches no GPU any more; "" as long as it does.
     """
 
     def __init__(
@@ -115,6 +117,8 @@ class Watcher:
         self._unkept = ""  # why the files are not as they should be
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
+        self._at_end: list[Callable[[], None]] = []
+        self.ended = ""
 
     def tell(self, listener: Listener) -> None:
         """Call `listener` with the machine and the taints by device name, whenever one of them changed."""
@@ -123,6 +127,10 @@ class Watcher:
     def tell_stream(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever a state or message changed."""
         self._stream.append(changed)
+
+    def tell_end(self, stop: Callable[[], None]) -> None:
+        """Call `stop` when the hardware cannot be reached any more by this process."""
+        self._at_end.append(stop)
 
     def found(self, machine: node.NodeTopology) -> None:
         """Take over another list of devices; it is told with the next poll. A GPU that is in it no more is lost."""
@@ -138,6 +146,8 @@ class Watcher:
     async def start(self) -> None:
         """Poll once, so that the first slices have their taints."""
         await self.poll()
+        if self.ended:
+            raise interface.SessionEnded(self.ended)
         await self._publish()
 
     async def run(self) -> None:
@@ -150,10 +160,23 @@ class Watcher:
 
     async def poll(self) -> None:
         """Read every GPU; one that does not answer keeps what is known of it, and is told once that lasts."""
-        for uuid, age_s in (await self._reader.round(self._machine.gpus)).items():
+        try:
+            waiting = await self._reader.round(self._machine.gpus)
+        except interface.SessionEnded as error:
+            self._end(error)
+            return
+        for uuid, age_s in waiting.items():
             if age_s > healthstream.TIMEOUT_S:
                 reason = f"no answer for more than {healthstream.TIMEOUT_S} s"
                 self._judge(interface.Reading(uuid, failing={"reading": reason}))
+
+    def _end(self, error: interface.SessionEnded) -> None:
+        """Say once that only a new process can go on; what is known stays published until it does."""
+        if not self.ended:
+            self.ended = f"{error}; the GPU driver was unloaded or replaced, and the driver must start again"
+            log.critical("the GPUs cannot be watched any more", error=self.ended)
+            for stop in self._at_end:
+                stop()
 
     def _took(self, gpu: device.Gpu, seen: interface.Reading, made: Sequence[mig.Instance] | None) -> None:
         """Take over a reading; a GPU that does not tell its MIG instances keeps those that are known."""
@@ -186,6 +209,8 @@ class Watcher:
             try:
                 news = await loop.run_in_executor(self._threads, self._probe.wait, WAIT_S)
             except mig.HardwareError as error:
+                if isinstance(error, interface.SessionEnded):
+                    self._end(error)
                 if str(error) != told:
                     log.error("events of the GPUs are not followed; polling goes on", error=str(error))
                 told = str(error)
@@ -202,16 +227,19 @@ class Watcher:
             if one.kind == "xid":
                 self.xids[one.gpu_uuid] = one.data
             old = self.known.get(one.gpu_uuid) or model.Health(one.gpu_uuid, {})
-            self.known[one.gpu_uuid] = model.event(old, one, time.time())
+            self.known[one.gpu_uuid] = model.event(old, one, time.time(), self._part(one))
             changed |= self.known[one.gpu_uuid] != old
         return changed
+
+    def _part(self, news: interface.Event) -> tuple[int, int] | None:
+        """Return where the MIG instance of an event lies; where it is not known the whole GPU is concerned."""
+        made = self.instances.get(news.gpu_uuid, ())
+        return next(((one.start, one.size) for one in made if one.gpu_instance == news.gpu_instance), None)
 
     async def _publish(self) -> None:
         async with self._publishing:
             machine, known = self._machine, dict(self.known)
-            names = {gpu.uuid: gpu.name for gpu in machine.gpus}
-            by_uuid = await asyncio.to_thread(self._keep, known)
-            by_name = {names[uuid]: found for uuid, found in by_uuid.items() if uuid in names}
+            by_name = places.named(machine, await asyncio.to_thread(self._keep, known))
             log.info("health", taints={name: [t["key"] for t in found] for name, found in by_name.items()})
             for listener in self._listeners:
                 listener(machine, by_name)
@@ -225,7 +253,7 @@ class Watcher:
 
     def _keep(self, known: Health) -> Mapping[str, Sequence[Mapping[str, str]]]:
         """Return the taints, and write what a restart needs."""
-        found = self._times.taints(known)
+        found = self._times.taints(places.split(known))
         self._write(known)
         return found
 
@@ -250,8 +278,8 @@ def _faults(known: Health) -> dict[str, Mapping[str, model.Fault]]:
 
 def _xids(known: Health) -> dict[str, int]:
     """Return the XIDs among faults that a restart kept."""
-    found = ((uuid, health.faults.get("xid")) for uuid, health in known.items())
-    return {uuid: int(fault.value) for uuid, fault in found if fault is not None}
+    faults = [(uuid, fault) for uuid, health in known.items() for fault in health.faults.values()]
+    return {uuid: int(fault.value) for uuid, fault in faults if fault.kind == "xid"}
 
 
 def _after(health: model.Health, seen: interface.Reading, now_s: float) -> model.Health:

@@ -52,6 +52,11 @@ def _errors(row: Row) -> Iterator[tuple[Extra, float | None]]:
     yield (("error_type", "uncorrected"),), row.reading.ecc_uncorrected
 
 
+def _io(row: Row) -> Iterator[tuple[Extra, float | None]]:
+    yield (("network_io_direction", "transmit"),), row.reading.pcie_tx_bytes
+    yield (("network_io_direction", "receive"),), row.reading.pcie_rx_bytes
+
+
 def state(row: Row) -> str:
     """Return the word for the health of a GPU."""
     worst = max((fault.severity for fault in row.health.faults.values()), default=Severity.INFORM)
@@ -79,6 +84,7 @@ FIELDS = (
     ),
     Field("hw_power_watts", "Power draw.", _one(lambda row: _share(row.reading.power_mw, 1000))),
     Field("hw_temperature_celsius", "Temperature.", _one(lambda row: row.reading.temperature)),
+    Field("hw_gpu_io_bytes", "Bytes over PCIe since the GPU driver was loaded.", _io, kind="counter"),
     Field("hw_errors", "ECC errors since the reset.", _errors, kind="counter"),
     Field("hw_status", "1 for the state that the device is in.", _status),
 )

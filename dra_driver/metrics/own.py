@@ -41,8 +41,9 @@ def families(found: Sequence[Row], node_name: str, driver: Driver) -> Iterator[m
     )
     for row in gpus:
         names = [node_name, row.number, row.gpu.uuid]
-        for one in row.health.faults.values():
-            fault.add_metric([*names, one.kind, one.value, one.severity.name.lower()], 1.0)
+        # Two MIG instances of a GPU may have the same fault.
+        for labels in sorted({(one.kind, one.value, one.severity.name.lower()) for one in row.health.faults.values()}):
+            fault.add_metric([*names, *labels], 1.0)
         if not row.reading.lost:
             down.add_metric(names, float(len(row.reading.links_down)))
             age.add_metric(names, row.age_s)

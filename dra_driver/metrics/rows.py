@@ -75,18 +75,20 @@ class Row:
 
     @property
     def memory_used(self) -> int | None:
-        """Bytes in use; of a MIG device those of its processes, as the driver library tells no other."""
-        if self.instance is None:
-            return self.reading.memory_used
-        number = self.instance.gpu_instance
-        return sum(used for _, used, instance in self.reading.processes if instance == number)
+        """Bytes in use."""
+        return self.reading.memory_used if self.instance is None else self._of_part[0]
 
     @property
     def memory_total(self) -> int | None:
-        """Bytes; of a MIG device those of its profile."""
+        """Bytes; of a MIG device that does not tell, those of its profile."""
         if self.instance is None:
             return self.reading.memory_total
-        return self.profile.memory_mib * MIB if self.profile else None
+        return self._of_part[1] or (self.profile.memory_mib * MIB if self.profile else None)
+
+    @property
+    def _of_part(self) -> tuple[int | None, int | None]:
+        number = self.instance.gpu_instance if self.instance else -1
+        return next(((used, total) for part, used, total in self.reading.parts if part == number), (None, None))
 
     @property
     def device_uuid(self) -> str:

@@ -28,7 +28,7 @@ class Service:
         publishing: publisher.Publisher,
         measured: work.Work,
     ) -> None:
-        self._given, self._publishing, self._found = given, publishing, found
+        self._given, self._publishing, self._found, self._watching = given, publishing, found, watching
         self._registration, self._started = registration.Status(), False
         self.services: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
         if not given.http:
@@ -50,7 +50,9 @@ class Service:
             "slices": self._slices,
             "hardware": self._hardware,
         }
-        self.server = server.Server(*given.http_address, scraped, {"plugin": self._plugin}, ready)
+        self.server = server.Server(
+            *given.http_address, scraped, {"plugin": self._plugin, "session": self._session}, ready
+        )
         self.services = (tenants_of.run, self.server.run)
 
     def registration(self, status: registration.Status) -> None:
@@ -74,6 +76,10 @@ class Service:
 
     async def _hardware(self) -> str:
         return self._found.problem
+
+    async def _session(self) -> str:
+        """A GPU driver that was unloaded or replaced under us: only a restart helps."""
+        return self._watching.ended
 
     async def _registered(self) -> str:
         return "" if self._registration.registered else self._registration.describe()

@@ -10,11 +10,25 @@ from typing import Any, TypeVar
 import pynvml  # type: ignore[import-untyped]
 
 from dra_driver import mig
+from dra_driver.probe import interface
 
 T = TypeVar("T")
 
 UNTOLD = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_NO_PERMISSION)
 """A GPU that does not tell something is no failure."""
+
+ENDED = (
+    pynvml.NVML_ERROR_UNINITIALIZED,
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+)
+"""The GPU driver was unloaded or replaced under us: no call of this process will work again."""
+
+
+def ours(device_name: str, call: str, error: pynvml.NVMLError) -> mig.HardwareError:
+    """Return our error for one of the library."""
+    kind = interface.SessionEnded if error.value in ENDED else mig.HardwareError
+    return kind(f"{device_name}: {call}: {error}")
 
 
 @contextlib.contextmanager
@@ -23,7 +37,7 @@ def told(device_name: str, call: str) -> Iterator[None]:
     try:
         yield
     except pynvml.NVMLError as error:
-        raise mig.HardwareError(f"{device_name}: {call}: {error}") from error
+        raise ours(device_name, call, error) from error
 
 
 def asked(call: Callable[[], T], default: T) -> T:

@@ -13,6 +13,10 @@ from dra_driver import mig
 from scheduler.model import node
 
 
+class SessionEnded(mig.HardwareError):
+    """The way to the hardware is gone for as long as the process lives; only a new process finds another."""
+
+
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
     """What a GPU tells about itself beyond its place in the topology.
@@ -122,6 +126,10 @@ class Reading:
     fabric_health : int or None
         1 healthy, 2 unhealthy, 3 limited.
     processes : tuple of (pid, bytes, GPU instance or -1)
+    parts : tuple of (GPU instance, bytes used, bytes in all)
+        Memory of each MIG device.
+    pcie_tx, pcie_rx : int or None
+        KiB per second over the last 20 ms; `pcie_tx_bytes` and `pcie_rx_bytes` count since the driver was loaded.
     """
 
     gpu_uuid: str
@@ -148,6 +156,18 @@ class Reading:
     power_mw: int | None = None
     temperature: int | None = None
     processes: tuple[tuple[int, int, int], ...] = ()
+    parts: tuple[tuple[int, int, int], ...] = ()
+    sm_mhz: int | None = None
+    memory_mhz: int | None = None
+    memory_temperature: int | None = None
+    energy_mj: int | None = None
+    pcie_replays: int | None = None
+    pcie_tx: int | None = None
+    pcie_rx: int | None = None
+    pcie_tx_bytes: int | None = None
+    pcie_rx_bytes: int | None = None
+    encoder_utilization: int | None = None
+    decoder_utilization: int | None = None
 
 
 class Probe(mig.Hardware, Protocol):

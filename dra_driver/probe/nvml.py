@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,17 +12,22 @@ from typing import Any, TypeVar
 import pynvml  # type: ignore[import-untyped]
 
 from dra_driver import mig
-from dra_driver.probe import calls, discovery, gpus, interface, links, roots
+from dra_driver.probe import calls, discovery, gpus, interface, links, news, roots
 from dra_driver.probe import mig as mig_calls
 
 T = TypeVar("T")
 
-EVENTS = {1: "ecc-single-bit", 2: "ecc-double-bit", 8: "xid", 0x100: "mig-config", 0x200: "ecc-storm",
-          0x400: "row-retirement", 0x800: "row-retirement-failure", 0x1000: "poison", 0x2000: "fatal-poison",
-          0x4000: "unavailable", 0x8000: "recovery-action"}  # fmt: skip
 LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NOT_FOUND)
 """The second after the driver was loaded anew without the GPU."""
-WHOLE = 0xFFFFFFFF
+
+
+FIELDS = (
+    pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
+    pynvml.NVML_FI_DEV_MEMORY_TEMP,
+    pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES,
+    pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES,
+)
+"""In the order in which a reading takes them."""
 
 
 class NvmlProbe:
@@ -38,18 +41,18 @@ class NvmlProbe:
         library : Path or None
             The library, where the loader does not find it by its name.
         """
-        self._root, self._name, self._lock, self._events = root, node_name, threading.Lock(), None
-        self._uuids: dict[int, str] = {}
+        self._root, self._name, self._news = root, node_name, news.News()
         if library is not None:
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-        with calls.told("NVML", "nvmlInit"):
+        try:
             pynvml.nvmlInitWithFlags(pynvml.NVML_INIT_FLAG_NO_GPUS)
+        except pynvml.NVMLError as error:
+            raise mig.HardwareError(f"NVML: nvmlInit: {error}") from error  # no session has ended: there was none
 
     def close(self) -> None:
         """End the session."""
         with calls.told("NVML", "nvmlShutdown"):
-            if self._events is not None:
-                pynvml.nvmlEventSetFree(self._events)
+            self._news.close()
             pynvml.nvmlShutdown()
 
     def discover(self) -> interface.Discovered:
@@ -61,6 +64,7 @@ class NvmlProbe:
         for number in range(count):
             seen.look(self._root, number)
         seen.agree()
+        self._news.here(gpu.uuid for gpu in seen.gpus)
         nvlinks, switches = seen.nvlinks()
         found = discovery.assemble(self._root, self._name, tuple(seen.gpus), nvlinks, switches)
         return replace(
@@ -81,41 +85,12 @@ class NvmlProbe:
         except pynvml.NVMLError as error:
             if error.value in LOST:
                 return interface.Reading(gpu_uuid, lost=True)
-            raise mig.HardwareError(f"GPU {gpu_uuid}: nvmlDeviceGetHandleByUUID: {error}") from error
+            raise calls.ours(f"GPU {gpu_uuid}", "nvmlDeviceGetHandleByUUID", error) from error
 
     def wait(self, timeout_s: float) -> Sequence[interface.Event]:
         """Wait for the first event, then take all that are there."""
         with calls.told("NVML", "nvmlEventSetWait"):
-            found: list[interface.Event] = []
-            until = time.monotonic() + timeout_s
-            events = self._event_set()
-            while True:
-                left = 0 if found else max(0, int((until - time.monotonic()) * 1000))
-                try:
-                    data = pynvml.nvmlEventSetWait_v2(events, left)
-                except pynvml.NVMLError as error:
-                    if error.value == pynvml.NVML_ERROR_TIMEOUT:
-                        return found
-                    raise
-                found.append(self._event(data))
-
-    def _event_set(self) -> Any:
-        with self._lock:
-            if self._events is None:
-                events = pynvml.nvmlEventSetCreate()
-                for index in range(pynvml.nvmlDeviceGetCount()):
-                    with contextlib.suppress(pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_NotSupported):
-                        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                        self._uuids[calls.key(handle)] = calls.text(pynvml.nvmlDeviceGetUUID(handle))
-                        wanted = sum(EVENTS) & pynvml.nvmlDeviceGetSupportedEventTypes(handle)
-                        pynvml.nvmlDeviceRegisterEvents(handle, wanted, events)
-                self._events = events
-            return self._events
-
-    def _event(self, data: Any) -> interface.Event:
-        kind = EVENTS.get(data.eventType, f"event-{data.eventType}")
-        instance = -1 if data.gpuInstanceId == WHOLE else int(data.gpuInstanceId)
-        return interface.Event(self._uuids.get(calls.key(data.device), ""), kind, int(data.eventData), instance)
+            return self._news.wait(timeout_s)
 
     def instances(self, gpu_uuid: str) -> Sequence[mig.Instance]:
         """Return all GPU instances of a GPU."""
@@ -158,7 +133,7 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
         try:
             return getattr(pynvml, name)(handle, *arguments)
         except pynvml.NVMLError as error:
-            if error.value == pynvml.NVML_ERROR_GPU_IS_LOST:
+            if error.value in (pynvml.NVML_ERROR_GPU_IS_LOST, *calls.ENDED):
                 raise
             if error.value not in calls.UNTOLD:
                 failing[name] = str(error)
@@ -167,7 +142,9 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
     remap = ask("nvmlDeviceGetRemappedRows") or (None,) * 4
     memory, use = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetUtilizationRates")
     retired = ask("nvmlDeviceGetRetiredPagesPendingStatus")
-    fields = ask("nvmlDeviceGetFieldValues", [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
+    fields = ask("nvmlDeviceGetFieldValues", list(FIELDS)) or ()
+    told = {f.fieldId: f.value for f in fields if f.nvmlReturn == pynvml.NVML_SUCCESS}
+    recovery, hot, sent, received = (told.get(number) for number in FIELDS)
     fabric = pynvml.c_nvmlGpuFabricInfo_v3_t()
     known = ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(fabric)) == pynvml.NVML_SUCCESS
     return interface.Reading(
@@ -179,7 +156,7 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
         remap_pending=None if remap[2] is None else bool(remap[2]),
         remap_failed=None if remap[3] is None else bool(remap[3]),
         retired_pages_pending=None if retired is None else bool(retired),
-        recovery_action=int(fields[0].value.uiVal) if fields and fields[0].nvmlReturn == 0 else None,
+        recovery_action=int(recovery.uiVal) if recovery else None,
         links_down=_links_down(handle),
         fabric_state=int(fabric.state) if known else None,
         fabric_status=int(fabric.status) if known else None,
@@ -193,6 +170,18 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
         power_mw=ask("nvmlDeviceGetPowerUsage"),
         temperature=ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
         processes=tuple(_process(row) for row in ask("nvmlDeviceGetComputeRunningProcesses") or ()),
+        parts=tuple(_parts(handle, ask("nvmlDeviceGetMaxMigDeviceCount") or 0)),
+        sm_mhz=ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
+        memory_mhz=ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
+        memory_temperature=int(hot.uiVal) if hot else None,
+        energy_mj=ask("nvmlDeviceGetTotalEnergyConsumption"),
+        pcie_replays=ask("nvmlDeviceGetPcieReplayCounter"),
+        pcie_tx=ask("nvmlDeviceGetPcieThroughput", pynvml.NVML_PCIE_UTIL_TX_BYTES),
+        pcie_rx=ask("nvmlDeviceGetPcieThroughput", pynvml.NVML_PCIE_UTIL_RX_BYTES),
+        pcie_tx_bytes=int(sent.ullVal) if sent else None,
+        pcie_rx_bytes=int(received.ullVal) if received else None,
+        encoder_utilization=(ask("nvmlDeviceGetEncoderUtilization") or (None,))[0],
+        decoder_utilization=(ask("nvmlDeviceGetDecoderUtilization") or (None,))[0],
     )
 
 
@@ -208,6 +197,15 @@ def _links_down(handle: Any) -> tuple[int, ...]:
     return tuple(down)
 
 
+def _parts(handle: Any, count: int) -> Iterator[tuple[int, int, int]]:
+    """Yield GPU instance, bytes used and bytes in all of each MIG device, which its own handle tells."""
+    for index in range(count):
+        with contextlib.suppress(pynvml.NVMLError_NotFound, pynvml.NVMLError_NotSupported):
+            part = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(part)
+            yield int(pynvml.nvmlDeviceGetGpuInstanceId(part)), int(memory.used), int(memory.total)
+
+
 def _process(row: Any) -> tuple[int, int, int]:
-    instance = row.gpuInstanceId if row.gpuInstanceId not in (None, WHOLE) else -1
+    instance = row.gpuInstanceId if row.gpuInstanceId not in (None, news.WHOLE) else -1
     return int(row.pid), int(row.usedGpuMemory or 0), int(instance)

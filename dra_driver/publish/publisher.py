@@ -274,7 +274,7 @@ def with_ownership(wanted: Wanted) -> Mapping[str, Sequence[Mapping[str, str]]]:
     machine = wanted.machine
     found = [gpu.name for gpu in machine.gpus] + [nic.device_name for nic in machine.nics]
     found += [other.device_name for other in machine.accelerators]
-    return {name: [OWNED, *wanted.taints.get(name, ())] for name in found}
+    return {**wanted.taints, **{name: [OWNED, *wanted.taints.get(name, ())] for name in found}}
 
 
 def _path(item: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from tests.hardware import machine
 
 pytestmark = pytest.mark.slow
 
-DRIVER_NOT_LOADED, UNKNOWN = 9, 999
+DRIVER_NOT_LOADED, RM_MISMATCH, UNKNOWN = 9, 18, 999
 
 
 async def devices(server: Server) -> set[str]:
@@ -104,3 +104,23 @@ async def test_folders_that_cannot_be_written_are_waited_for_and_a_signal_ends_t
             async with calling(driver) as calls:
                 assert await prepared(calls, server.claims["cut"]) == [""]
             driver.stop()
+
+
+@pytest.mark.parametrize(("code", "reason"), [(DRIVER_NOT_LOADED, "Driver Not Loaded"), (RM_MISMATCH, "RM")])
+async def test_a_gpu_driver_that_is_replaced_below_it_makes_it_start_again(
+    short_folder: Path, starter: Zygote, code: int, reason: str
+) -> None:
+    """It ends by itself, with a sentence; what is prepared and published stays for the next one."""
+    async with two_prepared(short_folder, starter) as (server, driver):
+        before, names = driver.prepared(), await devices(server)
+        assert await driver.come_up()
+        machine.rule(driver.state, "nvmlDeviceGetHandleByUUID", code=code)
+        await kubelet.until(lambda: driver.code is not None, UP_S)
+        assert driver.code == 1 and "the driver must start again" in driver.told() and reason in driver.told()
+        assert driver.told().splitlines()[-1].startswith("Error: GPU GPU-")
+        assert driver.prepared() == before and await devices(server) == names
+        machine.clear(driver.state)
+        assert await driver.come_up()
+        async with calling(driver) as calls:
+            assert await prepared(calls, server.claims["cut"], server.claims["whole"]) == ["", ""]
+        driver.stop()

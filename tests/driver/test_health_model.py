@@ -6,7 +6,7 @@ import pytest
 
 from dra_driver import healthstream
 from dra_driver.health import model, severity, source
-from dra_driver.probe import interface
+from dra_driver.probe import interface, news
 from scheduler.model import device, machines, slices
 from tests.driver import host
 
@@ -49,6 +49,35 @@ def test_each_reading_has_its_fault() -> None:
     said = {"remap_failed": True}, {"remap_pending": True}, {"recovery_action": 1}, {"links_down": (3,)}
     for facts in (*said, {"fabric_state": 2}, {"fabric_state": 3, "fabric_health": 2}):
         assert not model.reading(FINE, interface.Reading("GPU-0", **facts), 1).healthy, facts  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", news.EVENTS.values())
+def test_each_event_that_is_asked_for_has_a_meaning(kind: str) -> None:
+    """A kind that is left out of the model would be lost without a word."""
+    after = model.event(FINE, interface.Event("GPU-0", kind, 79), 1)
+    assert bool(after.faults) == (kind not in model.QUIET)
+    later = model.reading(after, READ, 2 + model.FADE_S)
+    lasting = {"xid": "NoExecute", "ecc-double-bit": "NoSchedule", "ecc-storm": "NoSchedule", "poison": "NoSchedule",
+               "fatal-poison": "NoExecute", "row-retirement-failure": "NoExecute"}  # fmt: skip
+    assert [fault.taint[2] for fault in later.faults.values()] == ([lasting[kind]] if kind in lasting else [])
+
+
+@pytest.mark.parametrize(
+    ("facts", "value", "effect"),
+    [
+        ({"fabric_state": 3, "fabric_status": 0, "fabric_health": 1, "fabric_mask": 0x51AA}, "", ""),
+        ({"fabric_state": 2}, "not-ready", "NoSchedule"),
+        ({"fabric_state": 3, "fabric_status": 999}, "failed", "NoSchedule"),
+        ({"fabric_state": 3, "fabric_health": 2}, "unhealthy", "NoSchedule"),
+        ({"fabric_state": 3, "fabric_mask": 1 << 4}, "unhealthy", "NoSchedule"),
+        ({"fabric_state": 3, "fabric_mask": 5 << 8}, "unhealthy", "NoSchedule"),
+        ({"fabric_state": 3, "fabric_health": 3}, "limited", "None"),
+        ({"fabric_state": 3, "fabric_mask": 1}, "limited", "None"),
+    ],
+)
+def test_the_fabric_is_as_well_as_state_status_and_mask_say(facts: dict[str, int], value: str, effect: str) -> None:
+    faults = model.reading(FINE, interface.Reading("GPU-0", **facts), 1).faults  # type: ignore[arg-type]
+    assert [fault.taint for fault in faults.values()] == [("gpu.muster.dev/fabric", value, effect)] * bool(value)
 
 
 def test_source_lists_every_device_and_tells_changes() -> None:

@@ -65,6 +65,17 @@ READING = interface.Reading(
     power_mw=350_500,
     temperature=61,
     links_down=(2, 4),
+    sm_mhz=1980,
+    memory_mhz=2619,
+    memory_temperature=70,
+    energy_mj=9_000_000_000,
+    pcie_replays=6,
+    pcie_tx=800,
+    pcie_rx=900,
+    pcie_tx_bytes=5 << 40,
+    pcie_rx_bytes=6 << 40,
+    encoder_utilization=11,
+    decoder_utilization=12,
     remap_failed=False,
 )
 
@@ -98,6 +109,15 @@ def test_values_have_the_units_of_dcgm_and_of_opentelemetry() -> None:
         "DCGM_FI_DEV_FB_FREE": 60 * 1024 - 1,
         "DCGM_FI_DEV_GPU_TEMP": 61,
         "DCGM_FI_DEV_POWER_USAGE": 350.5,
+        "DCGM_FI_DEV_SM_CLOCK": 1980,
+        "DCGM_FI_DEV_MEM_CLOCK": 2619,
+        "DCGM_FI_DEV_MEMORY_TEMP": 70,
+        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": 9_000_000_000,
+        "DCGM_FI_DEV_PCIE_REPLAY_COUNTER": 6,
+        "DCGM_FI_DEV_PCIE_TX_THROUGHPUT": 800,
+        "DCGM_FI_DEV_PCIE_RX_THROUGHPUT": 900,
+        "DCGM_FI_DEV_ENC_UTIL": 11,
+        "DCGM_FI_DEV_DEC_UTIL": 12,
         "DCGM_FI_DEV_XID_ERRORS": 79,
         "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL": 3,
         "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": 1,
@@ -112,6 +132,7 @@ def test_values_have_the_units_of_dcgm_and_of_opentelemetry() -> None:
     }
     assert {name: metrics.value(said, name) for name in expected} == expected
     assert metrics.value(said, "hw_errors_total", error_type="uncorrected") == 1
+    assert metrics.value(said, "hw_gpu_io_bytes_total", network_io_direction="receive") == 6 << 40
     assert metrics.value(said, "hw_gpu_memory_utilization_ratio") == pytest.approx(0.25)
     assert not metrics.samples(said, "DCGM_FI_DEV_ROW_REMAP_PENDING"), "what a GPU does not tell is left out"
 
@@ -172,15 +193,16 @@ def test_a_gpu_with_very_many_users_has_one_series() -> None:
     assert "dra_claim_name" not in labels
 
 
-def test_a_mig_device_has_the_memory_of_its_profile_and_processes() -> None:
+def test_a_mig_device_has_its_own_memory() -> None:
     instance = mig.Instance(CUT, PROFILE.profile_id, 2, PROFILE.memory_slices, 5, 0, "MIG-1")
     broken = replace(instance, start=4, gpu_instance=6, compute_instance=-1, uuid="")
-    reading = replace(READING, gpu_uuid=CUT, utilization=None, processes=((1, 3 * MIB, 5), (2, MIB, 5), (3, MIB, 6)))
+    # The processes of other containers are not to be seen from the driver's.
+    reading = replace(READING, gpu_uuid=CUT, utilization=None, processes=(), parts=((5, 4 * MIB, 100 * MIB),))
     used = users.users(held(entry(1, part(2))), told(pod("slice", "claim-1", part(2).name)))
     said = text(seen(readings={CUT: reading}, instances={CUT: (instance, broken)}, used=used))
     ((labels, used_mib),) = metrics.samples(said, "DCGM_FI_DEV_FB_USED", GPU_I_ID="5")
     assert used_mib == 4
-    assert metrics.value(said, "DCGM_FI_DEV_FB_FREE", GPU_I_ID="5") == PROFILE.memory_mib - 4
+    assert metrics.value(said, "DCGM_FI_DEV_FB_FREE", GPU_I_ID="5") == 100 - 4
     assert (labels["GPU_I_PROFILE"], labels["UUID"], labels["dra_mig_device_uuid"]) == ("2g.20gb", CUT, "MIG-1")
     assert labels["pod"] == "slice"
     (whole_gpu,) = (each for each, _ in metrics.samples(said, "DCGM_FI_DEV_FB_USED") if "GPU_I_ID" not in each)

@@ -79,7 +79,10 @@ async def test_metrics_and_probes_over_http(tmp_path: Path) -> None:
         assert metrics.value(said, "muster_dra_registered") == metrics.value(said, "muster_dra_slices_published") == 0
         status, said = await fetched(told, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
         assert status == 200 and said.endswith("# EOF\n")
-        assert await fetched(told, "/healthz") == (200, "plugin: ok\n")
+        assert await fetched(told, "/healthz") == (200, "plugin: ok\nsession: ok\n")
+        told._watching._end(interface.SessionEnded("NVML: discovery: Driver Not Loaded"))
+        status, said = await fetched(told, "/healthz")
+        assert status == 503 and "session: NVML: discovery: Driver Not Loaded; the GPU driver was unloaded" in said
         status, said = await fetched(told, "/readyz")
         assert status == 503 and "slices: not published yet" in said and "has not registered the driver yet" in said
         told.registration(registration.Status(True))

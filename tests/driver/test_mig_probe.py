@@ -8,7 +8,7 @@ import pytest
 from dra_driver import mig
 from dra_driver.probe import nvml, roots
 from scheduler.model import machines
-from tests.hardware import library, machine
+from tests.hardware import library, machine, state
 
 UUID = "GPU-node-a-0"
 
@@ -36,6 +36,30 @@ def test_an_instance_from_birth_to_death(probe: nvml.NvmlProbe) -> None:
     assert probe.instances(UUID) == [made]
     probe.destroy_gpu_instance(made)
     assert probe.instances(UUID) == []
+
+
+def test_a_mig_device_tells_its_own_memory(probe: nvml.NvmlProbe, tmp_path: Path) -> None:
+    made = [
+        probe.create_compute_instance(probe.create_gpu_instance(UUID, profile, at)) for profile, at in ((9, 4), (19, 0))
+    ]
+    with state.changed(tmp_path / "nvml.state") as found:
+        row = found.gpu[0]
+        row.process[0] = state.Process(7, made[1].gpu_instance, 3 << 30)
+        row.processes, row.memory_used = 1, 5 << 30
+        sizes = {one.id: one.memory_mib << 20 for one in row.profile[: row.profiles]}
+    seen = probe.reading(UUID)
+    assert seen.parts == ((made[0].gpu_instance, 0, sizes[9]), (made[1].gpu_instance, 3 << 30, sizes[19]))
+    assert (seen.memory_used, seen.memory_total, seen.failing) == (5 << 30, row.memory_total, {})
+    assert probe.reading("GPU-node-a-1").parts == ()
+
+
+def test_clocks_energy_and_traffic(probe: nvml.NvmlProbe, tmp_path: Path) -> None:
+    said = {"sm_mhz": 1410, "memory_mhz": 1215, "pcie_replays": 3, "pcie_tx": 70, "pcie_rx": 80, "energy_mj": 1 << 40,
+            "pcie_tx_bytes": 1 << 41, "pcie_rx_bytes": 1 << 42}  # fmt: skip
+    machine.change(tmp_path / "nvml.state", 1, memory_celsius=66, encoder_percent=4, decoder_percent=5, **said)
+    seen = probe.reading("GPU-node-a-1")
+    assert {name: getattr(seen, name) for name in said} == said
+    assert (seen.memory_temperature, seen.encoder_utilization, seen.decoder_utilization) == (66, 4, 5)
 
 
 def test_overlaps_and_wrong_starts_are_refused(probe: nvml.NvmlProbe) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dra_driver import healthstream
-from dra_driver.health import source, taints, watcher
+from dra_driver import healthstream, mig
+from dra_driver.health import places, source, taints, watcher
 from dra_driver.probe import interface
-from scheduler.model import machines
-from tests.driver import kubelet, small_disk
+from dra_driver.publish import publisher
+from scheduler.model import claim, machines, slices
+from tests.driver import host, kubelet, small_disk
 
 MACHINE = machines.build("dgx-1v", "node-a")
 UUID = MACHINE.gpus[2].uuid
@@ -106,6 +107,28 @@ async def test_a_gpu_that_hangs_holds_up_no_other(tmp_path: Path, monkeypatch: p
         go_on.set()
 
 
+@pytest.mark.parametrize("call", ["reading", "wait"])
+async def test_a_session_that_ended_stops_the_driver_and_keeps_what_is_published(tmp_path: Path, call: str) -> None:
+    probe = Probe()
+    watched, told, stopped = opened(tmp_path, probe), [], asyncio.Event()
+    watched.tell(lambda machine, found: told.append(found))
+    watched.tell_end(stopped.set)
+    await watched.start()
+    work = asyncio.create_task(watched.run())
+
+    def ended(_: object) -> None:
+        raise interface.SessionEnded("NVML: Uninitialized")
+
+    setattr(probe, call, ended)
+    await asyncio.wait_for(stopped.wait(), 20)
+    assert watched.ended.startswith("NVML: Uninitialized; the GPU driver was unloaded or replaced")
+    assert told == [{}] and not work.done()
+    work.cancel()
+    probe.reading = ended
+    with pytest.raises(interface.SessionEnded):
+        await opened(tmp_path, probe).start()
+
+
 def hit(watched: watcher.Watcher, news: Sequence[int]) -> None:
     assert watched._take([interface.Event(UUID, "xid", number) for number in news])
 
@@ -158,3 +181,37 @@ async def test_a_disk_that_takes_nothing_costs_no_taint_and_is_made_up_for(tmp_p
         later.tell(lambda machine, found: seen.append(found))
         await later.start()
         assert seen[-1] == told[-1], "a restart forgets a fault, or gives its taint another time"
+
+
+async def test_an_xid_of_one_mig_instance_taints_what_shares_its_memory(tmp_path: Path) -> None:
+    machine = host.machine("hgx-h100", mig_gpus=(1,))
+    gpu = machine.gpus[1]
+    made = mig.Instance(gpu.uuid, 14, 2, 2, 5, 0, "MIG-1")
+
+    class Cut(Probe):
+        def instances(self, gpu_uuid: str) -> Sequence[mig.Instance]:
+            return [made]
+
+    def begun() -> watcher.Watcher:
+        faults, times = watcher.Faults(tmp_path / "faults.json", "one"), taints.Times(tmp_path / "taints.json")
+        return watcher.Watcher(Cut(), machine, source.Source("node-a"), times, faults)
+
+    touched = {p.name for p in claim.partitions_of(gpu) if p.start < 4 and p.start + p.profile.memory_slices > 2}
+    watched = begun()
+    await watched.start()
+    assert watched._take([interface.Event(gpu.uuid, "xid", 94, gpu_instance=5)])
+    assert await keys(watched) == {name: ["gpu.muster.dev/xid"] for name in touched}
+    said = {each.device: each.health for each in watched.source.current()}
+    sick = {name for name, state in said.items() if state is healthstream.Health.UNHEALTHY}
+    assert sick == touched | {gpu.name} and len([n for n in said if n.startswith(gpu.name)]) > len(touched) + 1
+    entries = [e for part in slices.encode(machine, taints=_told(watched)) for e in part["spec"].get("devices", ())]
+    assert {e["name"] for e in entries if "taints" in e} == touched
+    owned = publisher.with_ownership(publisher.Wanted(machine, _told(watched)))
+    assert {name for name, found in owned.items() if any(t["key"] == "gpu.muster.dev/xid" for t in found)} == touched
+    assert await keys(begun()) == {name: ["gpu.muster.dev/xid"] for name in touched}, "a restart forgets the place"
+    assert watched._take([interface.Event(gpu.uuid, "xid", 94, gpu_instance=9)]), "an instance that is not known"
+    assert (await keys(watched))[gpu.name] == ["gpu.muster.dev/xid"]
+
+
+def _told(watched: watcher.Watcher) -> watcher.Taints:
+    return places.named(watched._machine, watched._keep(watched.known))

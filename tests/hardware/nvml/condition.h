@@ -46,6 +46,20 @@ int nvmlDeviceGetUtilizationRates(void *h, u32 *out) {
 }
 int nvmlDeviceGetPowerUsage(void *h, u32 *out) { DEVICE(h); *out = g->power_mw; return OK; }
 int nvmlDeviceGetTemperature(void *h, u32 sensor, u32 *out) { DEVICE(h); if (sensor) return INVALID; *out = g->celsius; return OK; }
+int nvmlDeviceGetClockInfo(void *h, u32 kind, u32 *out) {
+  DEVICE(h); if (kind != 1 && kind != 2) return INVALID; *out = kind == 1 ? g->sm_mhz : g->memory_mhz; return OK;
+}
+int nvmlDeviceGetTotalEnergyConsumption(void *h, u64 *out) { DEVICE(h); *out = g->energy_mj; return OK; }
+int nvmlDeviceGetPcieReplayCounter(void *h, u32 *out) { DEVICE(h); *out = g->pcie_replays; return OK; }
+int nvmlDeviceGetPcieThroughput(void *h, u32 counter, u32 *out) {
+  DEVICE(h); if (counter > 1) return INVALID; *out = counter ? g->pcie_rx : g->pcie_tx; return OK;
+}
+int nvmlDeviceGetEncoderUtilization(void *h, u32 *out, u32 *period) {
+  DEVICE(h); if (g->mig_current) return UNSUPPORTED; *out = g->encoder_percent; *period = 167000; return OK;
+}
+int nvmlDeviceGetDecoderUtilization(void *h, u32 *out, u32 *period) {
+  DEVICE(h); if (g->mig_current) return UNSUPPORTED; *out = g->decoder_percent; *period = 167000; return OK;
+}
 int nvmlDeviceGetComputeMode(void *h, u32 *out) { DEVICE(h); *out = g->compute_mode; return OK; }
 int nvmlDeviceSetComputeMode(void *h, u32 mode) { DEVICE(h); if (mode > 3) return INVALID; g->compute_mode = mode; return OK; }
 typedef struct { u32 pid; u64 bytes; u32 gi, ci; } Running;

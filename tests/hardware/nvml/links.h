@@ -43,6 +43,9 @@ int nvmlDeviceGetFieldValues(void *h, int count, Field *f) {
     f[i].type = 1; f[i].result = OK; f[i].value.whole = 0;
     int linked = f[i].scope < g->links;
     if (f[i].id == 230) f[i].value.word = g->recovery;
+    else if (f[i].id == 82) f[i].value.word = g->memory_celsius;
+    else if (f[i].id == 197) f[i].value.whole = g->pcie_tx_bytes;
+    else if (f[i].id == 198) f[i].value.whole = g->pcie_rx_bytes;
     else if (f[i].id == 164 && linked) f[i].value.word = g->link[f[i].scope].mbps;
     else if (f[i].id == 165 && linked) f[i].value.word = g->link[f[i].scope].active;
     else if (f[i].id == 166 && linked) f[i].value.word = g->link[f[i].scope].version;

@@ -148,15 +148,23 @@ int nvmlDeviceGetMemoryAffinity(void *h, u32 size, unsigned long *out, u32 scope
   return OK;
 }
 typedef struct { u64 total, free, used; } Memory;
-int nvmlDeviceGetMemoryInfo(void *h, Memory *m) {
-  DEVICE(h);
-  *m = (Memory){g->memory_total, g->memory_total - g->memory_used, g->memory_used};
-  return OK;
+static Profile_t *profile(Gpu_t *g, u32 id) {
+  for (u32 i = 0; i < g->profiles; i++) if (g->profile[i].id == id) return &g->profile[i];
+  return NULL;
 }
+/* Memory of a GPU, or of the MIG device that a handle names: of its profile, used by its processes. */
+static Memory memory(Gpu_t *g, int k) {
+  Profile_t *p = k < 0 ? NULL : profile(g, g->instance[k].profile);
+  u64 total = p ? p->memory_mib << 20 : g->memory_total, used = p ? 0 : g->memory_used;
+  for (u32 i = 0; p && i < g->processes; i++) if (g->process[i].gi == (u32)k) used += g->process[i].bytes;
+  return (Memory){total, total - used, used};
+}
+int nvmlDeviceGetMemoryInfo(void *h, Memory *m) { DEVICE(h); *m = memory(g, mig_of(h)); return OK; }
 typedef struct { u32 version; u64 total, reserved, free, used; } Memory2;
 int nvmlDeviceGetMemoryInfo_v2(void *h, Memory2 *m) {
   DEVICE(h);
-  *m = (Memory2){m->version, g->memory_total, 0, g->memory_total - g->memory_used, g->memory_used};
+  Memory one = memory(g, mig_of(h));
+  *m = (Memory2){m->version, one.total, 0, one.free, one.used};
   return OK;
 }
 typedef struct { char legacy[16]; u32 domain, bus, device, id, subsystem; char bus_id[32]; } Pci;

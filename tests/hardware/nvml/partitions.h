@@ -19,10 +19,6 @@ int nvmlDeviceSetMigMode(void *h, u32 mode, u32 *status) {
   return OK;
 }
 int nvmlDeviceGetMaxMigDeviceCount(void *h, u32 *out) { DEVICE(h); *out = g->mig_capable ? g->compute_slices : 0; return OK; }
-static Profile_t *profile(Gpu_t *g, u32 id) {
-  for (u32 i = 0; i < g->profiles; i++) if (g->profile[i].id == id) return &g->profile[i];
-  return NULL;
-}
 typedef struct { u32 id, p2p, slices, count, sms, ce, dec, enc, jpeg, ofa; u64 mib; } Shape;
 typedef struct { u32 version, id, p2p, slices, count, sms, ce, dec, enc, jpeg, ofa; u64 mib; char name[96]; } Shape2;
 static int shape(Gpu_t *g, u32 number, Shape2 *out) {
