@@ -28,6 +28,7 @@ from dra_driver import (
     metadata,
     mig,
     plugin,
+    programs,
     sharing,
     state,
 )
@@ -69,9 +70,8 @@ class Node:
 def parts(config: settings.Config, node: Node, claims: state.Claims) -> state.Parts:
     """Return what a state works with; an instance makes the folders."""
     folder = config.folder
-    driver = config.root / config.driver_root.lstrip("/")
-    programs = sharing.Programs(driver / "usr/bin/nvidia-smi", driver / "usr/bin/nvidia-cuda-mps-control")
-    daemons = sharing.Daemons(folder / "mps", str(folder / "mps"), programs)
+    found = programs.of_host(config.root, config.host_root, config.driver_root)
+    daemons = sharing.Daemons(folder / "mps", str(folder / "mps"), found)
     files = host_files.HostFiles(config.root, config.host_root, config.driver_root)
     return state.Parts(
         config.driver,
@@ -82,7 +82,7 @@ def parts(config: settings.Config, node: Node, claims: state.Claims) -> state.Pa
         container.Source(files, node.hardware, daemons, node.driver_version),
         node.hardware,
         daemons,
-        programs,
+        found,
         node.machine,
         claims,
         config.dynamic_mig,

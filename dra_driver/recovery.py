@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import structlog
 
-from dra_driver import checkpoint, claim, mig, prepared, sharing, state, troubles
+from dra_driver import checkpoint, claim, mig, prepared, programs, state, troubles
 from dra_driver.claim import ClaimUid
 
 log = structlog.get_logger()
@@ -221,7 +221,7 @@ class Recovery:
                 log.warning("an MPS control daemon of no claim is ended", daemon=name)
                 try:
                     await parts.daemons.stop(name)
-                except sharing.SharingError as error:
+                except programs.SharingError as error:
                     log.error("an MPS control daemon of no claim stays", daemon=name, error=str(error))
 
     async def _sweep_gpu(self, gpu_uuid: str) -> None:

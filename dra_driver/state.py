@@ -28,6 +28,7 @@ from dra_driver import (
     mig,
     prepare,
     prepared,
+    programs,
     sharing,
 )
 from dra_driver.claim import ClaimUid
@@ -52,7 +53,7 @@ EXPECTED = (
     claim.ClaimError,
     host_files.HostFileError,
     mig.HardwareError,
-    sharing.SharingError,
+    programs.SharingError,
     UnreachableError,
     OSError,
 )
@@ -105,7 +106,7 @@ class Parts:
     container: container.Source
     hardware: mig.Hardware
     daemons: sharing.Daemons
-    programs: sharing.Programs
+    programs: programs.Programs
     machine: Machine
     claims: Claims
     dynamic_mig: bool = True
@@ -240,7 +241,7 @@ class State:
                 case prepare.EnsurePartition(held, place):
                     uuids[held] = await self._in_thread(self._partition, held, place)
                 case prepare.SetTimeSlices(gpu_uuid, interval):
-                    await sharing.set_time_slices(self.parts.programs, gpu_uuid, interval)
+                    await programs.set_time_slices(self.parts.programs, gpu_uuid, interval)
                 case prepare.EnsureMps(settings, served):
                     names = [uuids.get(held, held.uuid) for held in served]
                     await self.parts.daemons.ensure(settings, list(dict.fromkeys(names)))
@@ -298,7 +299,7 @@ class State:
                 if self.parts.dynamic_mig:
                     await self._in_thread(mig.destroy, self.parts.hardware, held.gpu_uuid, place)
             case prepare.SetTimeSlices(gpu_uuid, interval):
-                await sharing.set_time_slices(self.parts.programs, gpu_uuid, interval)
+                await programs.set_time_slices(self.parts.programs, gpu_uuid, interval)
             case prepare.StopMps(daemon, _):
                 await self.parts.daemons.stop(daemon)
 
