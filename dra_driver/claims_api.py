@@ -69,6 +69,21 @@ class ApiClaims:
             if (obj.get("status") or {}).get("allocation") and (obj.get("status") or {}).get("reservedFor")
         ]
 
+    async def of_pod(self, namespace: str, pod: str) -> frozenset[str]:
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}"
+        try:
+            found = await asked(f"pod {namespace}/{pod}", self._api.get(path))
+        except claim.ClaimError:
+            return frozenset()
+        try:
+            named = (found.get("spec") or {}).get("resourceClaims") or []
+            made = found.get("status") or {}
+            extended = [made["extendedResourceClaimStatus"]] if made.get("extendedResourceClaimStatus") else []
+            rows = [*named, *(made.get("resourceClaimStatuses") or []), *extended]
+            return frozenset(row["resourceClaimName"] for row in rows if row.get("resourceClaimName"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise state.UnreachableError(f"pod {namespace}/{pod}: not as the API has it: {error!r}") from error
+
 
 def status(entry: prepared.Claim, driver: str, machine: node.NodeTopology, now: str) -> dict[str, Any]:
     """Return what a claim's status says about our devices, to be applied."""

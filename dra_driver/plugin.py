@@ -72,7 +72,7 @@ class Plugin:
         deadline = time.monotonic() + within_s - MARGIN_S
         valid, answers = _checked(references)
         found = await asyncio.gather(*(self._read(reference, deadline) for reference in valid))
-        with_gpus = sum(not isinstance(wanted, str) and self._state.may_have_gpus(wanted) for wanted in found)
+        company = await self._company(found, deadline)
         tasks: dict[claim.Reference, asyncio.Task[prepared.Claim]] = {}
         for reference, wanted in zip(valid, found, strict=True):
             if isinstance(wanted, str):
@@ -80,9 +80,11 @@ class Plugin:
             elif reference.uid in self._unpreparing:  # joining an older prepare now would be undone right after it
                 answers[reference.uid] = f"{reference}: is being unprepared; a later call prepares it"
             else:
-                work = self._state.prepare(reference, wanted, alone=with_gpus <= 1)
+                work = self._state.prepare(reference, wanted, alone=company is None)
                 tasks[reference] = _joined(self._preparing, reference.uid, work)
         answers |= await self._answers(tasks, deadline, "prepared")
+        if company is not None:
+            answers |= await self._unordered(answers, company, deadline)
         for answer in answers.values():
             if isinstance(answer, prepared.Claim):
                 self._prepared(answer)
@@ -113,6 +115,37 @@ class Plugin:
             _, late = await asyncio.wait(tasks, timeout=GRACE_S)
             for task in late:
                 task.cancel()
+
+    async def _company(
+        self, found: Sequence[claim.ResourceClaim | str | None], deadline: float
+    ) -> list[prepared.Claim] | None:
+        """Return None where a pod has one claim with GPUs at most, else those of its other claims that are prepared."""
+        # A claim that cannot be read now may be prepared by the pod's next call.
+        with_gpus = [wanted for wanted in found if isinstance(wanted, str) or self._state.may_have_gpus(wanted)]
+        asked = [self._state.company(wanted) for wanted in with_gpus if isinstance(wanted, claim.ResourceClaim)]
+        try:
+            async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                others = [entry for some in await asyncio.gather(*asked) for entry in some]
+        except (*state.EXPECTED, TimeoutError) as error:
+            log.warning("GPUs are given in no order: the pod's claims are not known", error=str(error))
+            return []
+        return others if others or len(with_gpus) > 1 else None
+
+    async def _unordered(
+        self, answers: Mapping[str, Answer], company: Sequence[prepared.Claim], deadline: float
+    ) -> dict[str, Answer]:
+        """Take the order of the GPUs from claims that have it from an earlier call; return the answers where it stays."""
+        batch = [entry for entry in answers.values() if isinstance(entry, prepared.Claim)]
+        failed: dict[str, Answer] = {}
+        ordered = [entry for entry in batch if entry.ordered]
+        for other in {entry.uid: entry for entry in (*ordered, *company)}.values():
+            try:
+                async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                    await self._state.leave_order(other.uid)
+            except (*state.EXPECTED, TimeoutError) as error:
+                why = f"the order of GPUs of {other.reference}, which hides those of its pod's other claims, stays: {error}"
+                failed |= {entry.uid: f"{entry.reference}: {why}" for entry in batch}
+        return failed
 
     async def _read(self, reference: claim.Reference, deadline: float) -> claim.ResourceClaim | str | None:
         """Return the claim as it stands, or what is wrong with it."""

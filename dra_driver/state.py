@@ -40,6 +40,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+MAX_PODS = 16
+"""That use one claim and are asked about; a claim of more gives its GPUs no order."""
+
 HARDWARE_THREADS = 64
 """More than GPUs, so that one whose calls hang holds up no other."""
 
@@ -79,6 +82,9 @@ class Claims(Protocol):
 
     async def allocated(self) -> list[Object]:
         """Return all claims that are allocated and reserved for a pod; raises `UnreachableError`."""
+
+    async def of_pod(self, namespace: str, pod: str) -> frozenset[str]:
+        """Return the names of the claims that a pod uses, none where there is no such pod; raises `UnreachableError`."""
 
 
 class Machine(Protocol):
@@ -151,6 +157,45 @@ class State:
         others = {nic.device_name for nic in machine.nics}
         others |= {other.device_name for other in machine.accelerators}
         return wanted is None or any(result.device not in others for result in wanted.results)
+
+    async def company(self, wanted: claim.ResourceClaim) -> list[prepared.Claim]:
+        """Return the other prepared claims with GPUs that a pod of this one uses too.
+
+        Raises
+        ------
+        UnreachableError
+            It cannot be told.
+        """
+        reference = wanted.reference
+        if wanted.pods is None or len(wanted.pods) > MAX_PODS:
+            raise UnreachableError(f"{reference}: not every pod that uses it is known")
+        claims = self.parts.claims
+        used = await asyncio.gather(*(claims.of_pod(reference.namespace, pod) for pod in wanted.pods))
+        names = frozenset[str]().union(*used) - {reference.name}
+        return [
+            entry
+            for entry in self.parts.store.read().claims.values()
+            if entry.namespace == reference.namespace and entry.name in names
+            if any(held.gpu_uuid for held in entry.devices)
+        ]
+
+    async def leave_order(self, uid: ClaimUid) -> None:
+        """Show the GPUs of a prepared claim to new containers in no order of ours; errors as in `prepare`.
+
+        Its files are looked at again where the record has no order already: a try may have failed in between.
+        """
+        parts = self.parts
+        async with parts.locks.claim(uid):
+            entry = parts.store.read().claims.get(uid)
+            if entry is None:
+                return
+            left = replace(entry, ordered=False)
+            if entry.phase is not prepared.Phase.COMPLETED:
+                await self._record(left)
+                return
+            machine = parts.machine.current()
+            async with parts.locks.devices(entry.locks):
+                await self._bring_about(left, machine)
 
     async def prepare(
         self,

@@ -158,6 +158,15 @@ class Claims:
             raise claim.ClaimError(f"{reference}: not found")
         return found
 
+    async def of_pod(self, namespace: str, pod: str) -> frozenset[str]:
+        if not self.reachable:
+            raise state.UnreachableError("the API server does not answer")
+        return frozenset(
+            name
+            for (space, name), obj in self.objects.items()
+            if space == namespace and pod in [one["name"] for one in obj["status"].get("reservedFor", ())]
+        )
+
     async def allocated(self) -> list[state.Object]:
         if not self.reachable:
             raise state.UnreachableError("the API server does not answer")
