@@ -46,7 +46,7 @@ class Instance:
         mend_s: float = MEND_S,
     ) -> None:
         self.state, self._own, self._sweep_s, self._mend_s = state.State(parts), own, sweep_s, mend_s
-        self.recovery = recovery.Recovery(self.state, boot_id, hooks.event)
+        self.recovery = recovery.Recovery(self.state, boot_id, hooks.event, hooks.prepared_claim)
         self.plugin = plugin.Plugin(self.state, prepared_claim=hooks.prepared_claim, ended=hooks.call_ended)
         self.stream = healthstream.Stream(health) if health is not None else None
         versions = registration.DRA + (registration.HEALTH if health is not None else ())

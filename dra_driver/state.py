@@ -240,19 +240,22 @@ class State:
             async with parts.locks.devices(entry.locks):
                 return await self._bring_about(entry, machine)
 
-    async def restore(self, uid: ClaimUid) -> None:
-        """Make a claim that is recorded as prepared so again, from local state only; errors as in `prepare`."""
+    async def restore(self, uid: ClaimUid) -> prepared.Claim | None:
+        """Make a claim that is recorded as prepared so again, from local state only; errors as in `prepare`.
+
+        Returns the record, or None where there is none of a prepared claim.
+        """
         parts = self.parts
         if not _is_completed(parts.store.read(), uid):
-            return  # another instance may be at work on it, and a start must not wait for its hardware
+            return None  # another instance may be at work on it, and a start must not wait for its hardware
         async with parts.locks.claim(uid):
             if not _is_completed(parts.store.read(), uid):
-                return
+                return None
             entry = parts.store.read().claims[uid]
             machine = parts.machine.current()
             prepare.refuse_missing(entry, machine)
             async with parts.locks.devices(entry.locks):
-                await self._bring_about(entry, machine)
+                return await self._bring_about(entry, machine)
 
     async def _bring_about(self, entry: prepared.Claim, machine: node.NodeTopology) -> prepared.Claim:
         """Make true what a record says, as far as it is not; its devices are locked."""
