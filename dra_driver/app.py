@@ -115,9 +115,10 @@ async def serve(
         parts(config, node, claims_api.ApiClaims(api)),
         config.sockets,
         checkpoint.boot_id(config.root),
-        node.health,
+        node.health if config.health else None,
         hooks,
         config.sweep_s,
+        versions=config.versions,
     )
     running.plugin = work.Plugin(running.state, node.work, prepared_claim=prepared_claim, ended=call_ended)
     if running.stream is not None:

@@ -7,7 +7,6 @@ next call waits for the same work instead of starting it again.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +56,6 @@ class Plugin:
         self._state, self._prepared, self._ended = own, prepared_claim, ended
         self._preparing: dict[str, asyncio.Task[prepared.Claim]] = {}
         self._unpreparing: dict[str, asyncio.Task[None]] = {}
-        self._numbers = itertools.count(1)
         self._calls: set[asyncio.Task[Any]] = set()
 
     def add(self, server: grpc.aio.Server, versions: Iterable[str] = ("v1", "v1beta1")) -> None:
@@ -169,14 +167,14 @@ class Plugin:
     async def serve(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any], claims: Sequence[Any]
     ) -> dict[str, Any]:
-        """Carry out one call, logged with its number."""
-        number, began = next(self._numbers), time.monotonic()
+        """Carry out one call."""
+        began = time.monotonic()
         if (call := asyncio.current_task()) is not None:
             self._calls.add(call)  # it ends when the answer is on its way
             call.add_done_callback(self._calls.discard)
         within_s = context.time_remaining() or PATIENCE_S
         work: Callable[..., Awaitable[dict[str, Any]]] = self.prepare if method == "prepare" else self.unprepare
-        with structlog.contextvars.bound_contextvars(call=number, method=method):
+        with structlog.contextvars.bound_contextvars(method=method):
             answers = await work(claims, min(within_s, PATIENCE_S))
             failed = {uid: answer for uid, answer in answers.items() if isinstance(answer, str) and answer}
             seconds = time.monotonic() - began
