@@ -292,6 +292,7 @@ class State:
                     await programs.set_time_slices(self.parts.programs, gpu_uuid, interval)
                 case prepare.EnsureMps(settings, served):
                     names = [uuids.get(held, held.uuid) for held in served]
+                    prepare.refuse_unknown_limits((uuid for uuid, _ in settings.pinned_mib_of), names)
                     await self.parts.daemons.ensure(settings, list(dict.fromkeys(names)))
             faultpoint.reach("hardware-changed")
         devices = tuple(replace(held, uuid=uuids.get(held, held.uuid)) for held in entry.devices)

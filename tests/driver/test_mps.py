@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dra_driver import prepared, programs, sharing
-from tests.driver import host, small_disk
+from tests.driver import host, objects, small_disk
 
 WITHIN_S = 30.0
 SETTINGS = prepared.Mps("job", 40, 1024)
@@ -147,3 +147,17 @@ async def test_programs_run_below_the_root_of_the_gpu_driver_and_share_memory_of
         await daemons.stop("job")
     assert not memory.exists()
     assert lines(entered, "dev/shm/smi.log")[-1] == f"-i {UUIDS[0]} -c DEFAULT"
+
+
+@pytest.mark.parametrize("device", ["gpu-0", "gpu-7-mig-1g10gb-19-6"])
+async def test_a_limit_for_a_device_that_the_claim_does_not_have_is_refused(make_node, device: str) -> None:
+    node = make_node(mig_gpus=(7,))
+    limits = {"strategy": "MPS", "mpsConfig": {"pinnedDeviceMemoryLimits": {node.machine.gpus[3].uuid: "1Gi"}}}
+    config = (objects.mig_config if "mig" in device else objects.gpu_config)(sharing=limits)
+    async with node.driver(), node.kubelet() as calls:
+        wanted = node.claims.add(objects.claim(1, device, configs=[objects.config(config)]))
+        error = (await calls.prepare(wanted))[wanted.uid].error
+        assert "pinnedDeviceMemoryLimits" in error and node.machine.gpus[3].uuid in error
+        assert lines(node.root, "mps.started") == []
+        assert await calls.unprepare(wanted) == {wanted.uid: ""}
+        assert node.hardware._all() == []
