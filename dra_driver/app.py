@@ -29,6 +29,7 @@ from dra_driver import (
     metadata,
     mig,
     plugin,
+    programs,
     sharing,
     state,
 )
@@ -70,9 +71,8 @@ class Node:
 def parts(config: settings.Config, node: Node, claims: state.Claims) -> state.Parts:
     """Return what a state works with; an instance makes the folders."""
     folder = config.folder
-    driver = config.root / config.driver_root.lstrip("/")
-    programs = sharing.Programs(driver / "usr/bin/nvidia-smi", driver / "usr/bin/nvidia-cuda-mps-control")
-    daemons = sharing.Daemons(folder / "mps", str(folder / "mps"), programs)
+    found = programs.of_host(config.root, config.host_root, config.driver_root)
+    daemons = sharing.Daemons(folder / "mps", str(folder / "mps"), found)
     files = host_files.HostFiles(config.root, config.host_root, config.driver_root)
     return state.Parts(
         config.driver,
@@ -83,7 +83,7 @@ def parts(config: settings.Config, node: Node, claims: state.Claims) -> state.Pa
         container.Source(files, node.hardware, daemons, node.driver_version),
         node.hardware,
         daemons,
-        programs,
+        found,
         node.machine,
         claims,
         config.dynamic_mig,
@@ -116,9 +116,10 @@ async def serve(
         parts(config, node, claims_api.ApiClaims(api)),
         config.sockets,
         checkpoint.boot_id(config.root),
-        node.health,
+        node.health if config.health else None,
         hooks,
         config.sweep_s,
+        versions=config.versions,
     )
     running.plugin = work.Plugin(running.state, node.work, prepared_claim=prepared_claim, ended=call_ended)
     if running.stream is not None:

@@ -125,6 +125,8 @@ class ResourceClaim:
         Those of classes first, then those of the claim; later ones win.
     place : Place or None
         None for a lone pod, and for a claim that no gang planner allocated.
+    pods : tuple of str or None
+        Names of the pods that use it now; None where something else than a pod may use it.
     """
 
     reference: Reference
@@ -133,6 +135,7 @@ class ResourceClaim:
     results: tuple[Result, ...]
     configs: tuple[Opaque, ...] = ()
     place: Place | None = None
+    pods: tuple[str, ...] | None = None
 
     @property
     def requests(self) -> tuple[str, ...]:
@@ -172,7 +175,18 @@ def read(obj: Mapping[str, Any], reference: Reference, driver: str) -> ResourceC
         results,
         _configs(devices.get("config") or (), reference, driver),
         _place(annotations, reference),
+        _pods((obj.get("status") or {}).get("reservedFor") or (), reference),
     )
+
+
+def _pods(rows: Any, reference: Reference) -> tuple[str, ...] | None:
+    """Return the pods for which a claim is reserved."""
+    try:
+        if any(row.get("apiGroup") or row["resource"] != "pods" for row in rows):
+            return None
+        return tuple(row["name"] for row in rows)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ClaimError(f"{reference}: status.reservedFor is malformed: {error!r}") from error
 
 
 def _place(annotations: Mapping[str, str], reference: Reference) -> Place | None:

@@ -52,6 +52,12 @@ class Config(pydantic.BaseModel):
     numa_lists: bool = False
     """Publish the NUMA node as a list with its nearest neighbours, where the server keeps lists. All drivers of a cluster
     must do alike, and selectors that compare it with a number fail then."""
+    v1: bool = True
+    """Serve version v1 of the kubelet's calls; one of the two must be served."""
+    v1beta1: bool = True
+    """Serve version v1beta1, for kubelets before 1.34."""
+    health: bool = True
+    """Tell the kubelet the health of devices."""
     discover_s: float = pydantic.Field(30.0, ge=1.0)
     health_s: float = pydantic.Field(5.0, ge=0.1)
     sweep_s: float = pydantic.Field(600.0, ge=1.0)
@@ -70,6 +76,18 @@ class Config(pydantic.BaseModel):
         """Host and port of `http`; an empty host is every address of the node or pod."""
         host, _, port = self.http.rpartition(":")
         return host.strip("[]") or "0.0.0.0", int(port)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Versions of the kubelet's calls that are served."""
+        return tuple(name for name, served in (("v1", self.v1), ("v1beta1", self.v1beta1)) if served)
+
+    @pydantic.field_validator("v1beta1")
+    @classmethod
+    def _one_version(cls, value: bool, info: pydantic.ValidationInfo) -> bool:
+        if not value and not info.data.get("v1", True):
+            raise ValueError("neither v1 nor v1beta1 would be served")
+        return value
 
     @pydantic.field_validator("http")
     @classmethod

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import structlog
 
-from dra_driver import healthstream, plugin, prepared, recovery, registration, sockets, state, troubles
+from dra_driver import calls, healthstream, plugin, prepared, recovery, registration, sockets, state, troubles
 
 MEND_S = 5.0
 """Between two tries of what could not be done: a folder that cannot be written, hardware or an API server that is silent."""
@@ -44,13 +44,16 @@ class Instance:
         hooks: Hooks = Hooks(),
         sweep_s: float = 600.0,
         mend_s: float = MEND_S,
+        versions: Sequence[str] = ("v1", "v1beta1"),
     ) -> None:
         self.state, self._own, self._sweep_s, self._mend_s = state.State(parts), own, sweep_s, mend_s
-        self.recovery = recovery.Recovery(self.state, boot_id, hooks.event)
+        self.recovery = recovery.Recovery(self.state, boot_id, hooks.event, hooks.prepared_claim)
         self.plugin = plugin.Plugin(self.state, prepared_claim=hooks.prepared_claim, ended=hooks.call_ended)
         self.stream = healthstream.Stream(health) if health is not None else None
-        versions = registration.DRA + (registration.HEALTH if health is not None else ())
-        self.registration = registration.Registration(parts.driver, own, versions, hooks.registered)
+        self._versions = tuple(versions)
+        services = tuple(one for one in registration.DRA if one.partition(".")[0] in self._versions)
+        services += registration.HEALTH if health is not None else ()
+        self.registration = registration.Registration(parts.driver, own, services, hooks.registered)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -100,8 +103,8 @@ class Instance:
             raise OSError(f"{self._own.plugin}, {self._own.registration}: {error}") from error
 
     async def _serve(self) -> None:
-        server = self._server = grpc.aio.server()
-        self.plugin.add(server)
+        server = self._server = grpc.aio.server(interceptors=[calls.Log()])
+        self.plugin.add(server, self._versions)
         if self.stream is not None:
             self.stream.add(server)
         server.add_insecure_port(f"unix:{self._own.plugin}")

@@ -7,7 +7,6 @@ next call waits for the same work instead of starting it again.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +56,6 @@ class Plugin:
         self._state, self._prepared, self._ended = own, prepared_claim, ended
         self._preparing: dict[str, asyncio.Task[prepared.Claim]] = {}
         self._unpreparing: dict[str, asyncio.Task[None]] = {}
-        self._numbers = itertools.count(1)
         self._calls: set[asyncio.Task[Any]] = set()
 
     def add(self, server: grpc.aio.Server, versions: Iterable[str] = ("v1", "v1beta1")) -> None:
@@ -72,7 +70,7 @@ class Plugin:
         deadline = time.monotonic() + within_s - MARGIN_S
         valid, answers = _checked(references)
         found = await asyncio.gather(*(self._read(reference, deadline) for reference in valid))
-        with_gpus = sum(not isinstance(wanted, str) and self._state.may_have_gpus(wanted) for wanted in found)
+        company = await self._company(found, deadline)
         tasks: dict[claim.Reference, asyncio.Task[prepared.Claim]] = {}
         for reference, wanted in zip(valid, found, strict=True):
             if isinstance(wanted, str):
@@ -80,9 +78,11 @@ class Plugin:
             elif reference.uid in self._unpreparing:  # joining an older prepare now would be undone right after it
                 answers[reference.uid] = f"{reference}: is being unprepared; a later call prepares it"
             else:
-                work = self._state.prepare(reference, wanted, alone=with_gpus <= 1)
+                work = self._state.prepare(reference, wanted, alone=company is None)
                 tasks[reference] = _joined(self._preparing, reference.uid, work)
         answers |= await self._answers(tasks, deadline, "prepared")
+        if company is not None:
+            answers |= await self._unordered(answers, company, deadline)
         for answer in answers.values():
             if isinstance(answer, prepared.Claim):
                 self._prepared(answer)
@@ -114,6 +114,37 @@ class Plugin:
             for task in late:
                 task.cancel()
 
+    async def _company(
+        self, found: Sequence[claim.ResourceClaim | str | None], deadline: float
+    ) -> list[prepared.Claim] | None:
+        """Return None where a pod has one claim with GPUs at most, else those of its other claims that are prepared."""
+        # A claim that cannot be read now may be prepared by the pod's next call.
+        with_gpus = [wanted for wanted in found if isinstance(wanted, str) or self._state.may_have_gpus(wanted)]
+        asked = [self._state.company(wanted) for wanted in with_gpus if isinstance(wanted, claim.ResourceClaim)]
+        try:
+            async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                others = [entry for some in await asyncio.gather(*asked) for entry in some]
+        except (*state.EXPECTED, TimeoutError) as error:
+            log.warning("GPUs are given in no order: the pod's claims are not known", error=str(error))
+            return []
+        return others if others or len(with_gpus) > 1 else None
+
+    async def _unordered(
+        self, answers: Mapping[str, Answer], company: Sequence[prepared.Claim], deadline: float
+    ) -> dict[str, Answer]:
+        """Take the order of the GPUs from claims that have it from an earlier call; return the answers where it stays."""
+        batch = [entry for entry in answers.values() if isinstance(entry, prepared.Claim)]
+        failed: dict[str, Answer] = {}
+        ordered = [entry for entry in batch if entry.ordered]
+        for other in {entry.uid: entry for entry in (*ordered, *company)}.values():
+            try:
+                async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                    await self._state.leave_order(other.uid)
+            except (*state.EXPECTED, TimeoutError) as error:
+                why = f"the order of GPUs of {other.reference}, which hides those of its pod's other claims, stays: {error}"
+                failed |= {entry.uid: f"{entry.reference}: {why}" for entry in batch}
+        return failed
+
     async def _read(self, reference: claim.Reference, deadline: float) -> claim.ResourceClaim | str | None:
         """Return the claim as it stands, or what is wrong with it."""
         try:
@@ -136,14 +167,14 @@ class Plugin:
     async def serve(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any], claims: Sequence[Any]
     ) -> dict[str, Any]:
-        """Carry out one call, logged with its number."""
-        number, began = next(self._numbers), time.monotonic()
+        """Carry out one call."""
+        began = time.monotonic()
         if (call := asyncio.current_task()) is not None:
             self._calls.add(call)  # it ends when the answer is on its way
             call.add_done_callback(self._calls.discard)
         within_s = context.time_remaining() or PATIENCE_S
         work: Callable[..., Awaitable[dict[str, Any]]] = self.prepare if method == "prepare" else self.unprepare
-        with structlog.contextvars.bound_contextvars(call=number, method=method):
+        with structlog.contextvars.bound_contextvars(method=method):
             answers = await work(claims, min(within_s, PATIENCE_S))
             failed = {uid: answer for uid, answer in answers.items() if isinstance(answer, str) and answer}
             seconds = time.monotonic() - began

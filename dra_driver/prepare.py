@@ -6,7 +6,7 @@ that the record asks for. A record is written before its first step, so a crash 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dra_driver import claim, opaque, prepared
@@ -167,6 +167,16 @@ def undo(entry: prepared.Claim, rest: prepared.Checkpoint) -> tuple[Step, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def refuse_unknown_limits(limited: Iterable[str], uuids: Collection[str]) -> None:
+    """Raise `OpaqueError` if a limit of pinned memory is for a device that the daemon does not serve."""
+    unknown = sorted(set(limited) - set(uuids))
+    if unknown:
+        raise opaque.OpaqueError(
+            f"mpsConfig.pinnedDeviceMemoryLimits: {', '.join(unknown)} is no device of the claim, which has"
+            f" {', '.join(uuids)} under MPS; use defaultPinnedDeviceMemoryLimit for whichever it gets"
+        )
+
+
 def served(entry: prepared.Claim) -> tuple[prepared.Device, ...]:
     """Return the devices that the MPS control daemon of a claim serves."""
     return tuple(held for held in entry.devices if held.mps)
@@ -277,6 +287,9 @@ def _mps(
     daemon = next(iter(shared), wanted.reference.uid)
     mps = next(iter(found.values())) or opaque.MpsConfig()
     limit = mps.default_pinned_device_memory_limit
+    served = [held for held in devices if held.mps]
+    if all(held.uuid for held in served):  # else it is told once the MIG devices exist
+        refuse_unknown_limits(mps.pinned_device_memory_limits, [held.uuid for held in served])
     return prepared.Mps(
         daemon,
         mps.default_active_thread_percentage or 0,

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import structlog
 
-from dra_driver import checkpoint, claim, mig, prepared, sharing, state, troubles
+from dra_driver import checkpoint, claim, mig, prepared, programs, state, troubles
 from dra_driver.claim import ClaimUid
 
 log = structlog.get_logger()
@@ -21,8 +21,15 @@ log = structlog.get_logger()
 class Recovery:
     """Brings one state into order."""
 
-    def __init__(self, own: state.State, boot_id: str, tell: troubles.Tell) -> None:
+    def __init__(
+        self,
+        own: state.State,
+        boot_id: str,
+        tell: troubles.Tell,
+        prepared_claim: Callable[[prepared.Claim], None] = lambda entry: None,
+    ) -> None:
         self.state, self.boot_id, self.troubles, self._tell = own, boot_id, troubles.Troubles(tell), tell
+        self._prepared = prepared_claim
         self._left: set[ClaimUid] | None = None  # claims that are not restored yet; None: not known
         self._read_before = False
         self._failures = self._pause = 0  # of rebuilding
@@ -117,9 +124,12 @@ class Recovery:
         return True
 
     async def _restored(self, uid: ClaimUid) -> bool:
-        return await self.troubles.attempt(
-            f"claim {uid}", "RestoreFailed", self.state.restore(uid), f"claim {uid}: {{}}"
-        )
+        async def restore() -> None:
+            entry = await self.state.restore(uid)
+            if entry is not None:
+                self._prepared(entry)
+
+        return await self.troubles.attempt(f"claim {uid}", "RestoreFailed", restore(), f"claim {uid}: {{}}")
 
     async def rebuild(self) -> None:
         """Take over the claims that the API server says are in use here, if the checkpoint was lost.
@@ -158,7 +168,7 @@ class Recovery:
 
     async def _taken_over(self, reference: claim.Reference) -> bool:
         async def take_over() -> None:
-            await self.state.prepare(reference, await self.state.wanted(reference), rebuilt=True)
+            self._prepared(await self.state.prepare(reference, await self.state.wanted(reference), rebuilt=True))
 
         text = f"{reference}: {{}}"
         return await self.troubles.attempt(f"claim {reference.uid}", "RebuildFailed", take_over(), text)
@@ -221,7 +231,7 @@ class Recovery:
                 log.warning("an MPS control daemon of no claim is ended", daemon=name)
                 try:
                     await parts.daemons.stop(name)
-                except sharing.SharingError as error:
+                except programs.SharingError as error:
                     log.error("an MPS control daemon of no claim stays", daemon=name, error=str(error))
 
     async def _sweep_gpu(self, gpu_uuid: str) -> None:

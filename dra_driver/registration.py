@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import structlog
 
-from dra_driver import sockets
+from dra_driver import calls, sockets
 from proto.pluginregistration import pluginregistration_pb2 as messages
 from proto.pluginregistration import pluginregistration_pb2_grpc as services
 
@@ -61,7 +61,7 @@ class Registration:
     async def start(self) -> None:
         """Listen; the plugin's own socket must be served already, since the kubelet dials it at once."""
         sockets.clear(self.own.registration)
-        server = grpc.aio.server()
+        server = grpc.aio.server(interceptors=[calls.Log()])
         services.add_RegistrationServicer_to_server(self, server)
         self._server = server
         server.add_insecure_port(f"unix:{self.own.registration}")

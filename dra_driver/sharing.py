@@ -1,7 +1,8 @@
-"""Sharing of a GPU among processes: lengths of time slices, and MPS control daemons as supervised children.
+"""MPS control daemons: started or taken over, supervised, given their settings, and ended.
 
-A daemon outlives the instance of the driver that started it where the pod shares the host's process ids, so that an
-upgrade does not end running jobs; the next instance finds it by the lock that the daemon holds on its own files.
+A daemon that answers on its pipes is taken over by whichever instance of the driver needs it, so that an upgrade starts
+no second one. A daemon ends with the container or the unit that started it; then the instance that supervises it starts
+it anew. Processes that computed through the old one fail and have to be started again by their pods.
 """
 
 from __future__ import annotations
@@ -11,174 +12,142 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from dra_driver import edits, prepared
+from dra_driver.programs import DEFAULT, EXCLUSIVE, TOP, Programs, SharingError, run, set_compute_mode
 
 START_S = 10.0  # until the control daemon answers
 STOP_S = 10.0  # until it ends by itself
-COMMAND_S = 10.0
+WATCH_S = 1.0
 RESTART_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # pauses before restarts; the last one repeats
-MAX_OUTPUT = 4096
+MEMORY_MIB = 64  # what a container has as /dev/shm without MPS
 
 CONTAINER_PIPES = "/tmp/nvidia-mps"
+
+# Everything is mounted in a namespace of the program's own. A root that is not ours may be read-only, but has a /tmp.
+ENTER = """
+root=$1 pipes=$2 logs=$3 memory=$4; shift 4
+if [ -n "$memory" ]; then mount --bind "$memory" "$root/dev/shm"; fi
+if [ "$root" = / ]; then exec "$@"; fi
+mount -t tmpfs -o size=1m,mode=755 muster-mps "$root/tmp"
+mkdir "$root/tmp/nvidia-mps" "$root/tmp/nvidia-mps-log"
+mount --bind "$pipes" "$root/tmp/nvidia-mps"
+mount --bind "$logs" "$root/tmp/nvidia-mps-log"
+exec chroot "$root" "$@"
+"""
 
 log = structlog.get_logger()
 
 
-class SharingError(RuntimeError):
-    """A program of the GPU driver failed; the message names it and has its output."""
-
-
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """Programs of the GPU driver, as the driver sees them."""
-
-    smi: Path = Path("/usr/bin/nvidia-smi")
-    mps_control: Path = Path("/usr/bin/nvidia-cuda-mps-control")
-
-
-EXCLUSIVE, DEFAULT = "EXCLUSIVE_PROCESS", "DEFAULT"
-
-
-async def set_compute_mode(programs: Programs, gpu_uuid: str, mode: str) -> None:
-    """Say how many processes may use a GPU: `EXCLUSIVE` lets only the MPS server in. A MIG device has no mode of its own."""
-    if not gpu_uuid.startswith("MIG-"):
-        await run((str(programs.smi), "-i", gpu_uuid, "-c", mode))
-
-
-async def set_time_slices(programs: Programs, gpu_uuid: str, interval: int) -> None:
-    """Set the length of the turns on a GPU, which several processes have to be let in for; NVML has no call for it."""
-    await set_compute_mode(programs, gpu_uuid, DEFAULT)
-    await run((str(programs.smi), "compute-policy", "-i", gpu_uuid, f"--set-timeslice={interval}"))
-
-
-async def run(command: Sequence[str], text: str = "", env: dict[str, str] | None = None) -> str:
-    """Run a program to its end and return its output.
-
-    Raises
-    ------
-    SharingError
-    """
-    name = Path(command[0]).name
-    try:
-        child = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=None if env is None else {**os.environ, **env},
-        )
-    except OSError as error:
-        raise SharingError(f"{command[0]}: {error.strerror}; is the GPU driver installed there?") from error
-    try:
-        async with asyncio.timeout(COMMAND_S):
-            said, _ = await child.communicate(text.encode())
-    except TimeoutError:
-        child.kill()
-        await child.wait()
-        raise SharingError(f"{name}: no end after {COMMAND_S:.0f} s") from None
-    output = said.decode(errors="replace")[:MAX_OUTPUT].strip()
-    if child.returncode:
-        raise SharingError(f"{' '.join(command)}: exit status {child.returncode}: {output}")
-    return output
-
-
 class Daemon:
-    """One MPS control daemon and the folders through which processes reach it."""
+    """One MPS control daemon and the folders through which processes reach it.
 
-    def __init__(self, name: str, folder: Path, programs: Programs) -> None:
-        self.name, self.programs = name, programs
+    Attributes
+    ----------
+    memory : Path
+        Memory that the daemon's servers and their clients share: a file system of its own, as large as `memory_mib`, so
+        that no client can fill the driver's disk. Without a size, or where nothing can be mounted, there is none.
+    """
+
+    def __init__(self, name: str, folder: Path, programs: Programs, memory_mib: int = MEMORY_MIB) -> None:
+        self.name, self.programs, self._memory_mib = name, programs, memory_mib
         self.pipes, self.logs, self.memory = folder / "pipe", folder / "log", folder / "shm"
-        self._pid_file, self._gpus_file = folder / "pid", folder / "gpus"
+        self._gpus_file = folder / "gpus"
+        self._settings, self._uuids = prepared.Mps(name), tuple[str, ...]()
+        self._child: subprocess.Popen[bytes] | None = None  # not the loop's kind, which is killed when the loop ends
         self._watcher: asyncio.Task[None] | None = None
-        self._stopped = asyncio.Event()
-
-    @property
-    def running(self) -> bool:
-        return self._watcher is not None and not self._watcher.done()
+        self._changing = asyncio.Lock()
 
     @property
     def _env(self) -> dict[str, str]:
-        return {"CUDA_MPS_PIPE_DIRECTORY": str(self.pipes), "CUDA_MPS_LOG_DIRECTORY": str(self.logs)}
+        pipes, logs = str(self.pipes), str(self.logs)
+        if self.programs.root != TOP:
+            pipes, logs = CONTAINER_PIPES, f"{CONTAINER_PIPES}-log"
+        return {"CUDA_MPS_PIPE_DIRECTORY": pipes, "CUDA_MPS_LOG_DIRECTORY": logs}
+
+    def _control(self, *args: str) -> tuple[str, ...]:
+        """Return the command that runs the control program where it sees the daemon's folders."""
+        memory = str(self.memory) if self.memory.is_mount() else ""
+        program = (str(self.programs.mps_control), *args)
+        if self.programs.root == TOP and not memory:
+            return program
+        enter = ("unshare", "--mount", "--propagation", "slave", "sh", "-ec", ENTER, "mps")
+        return (*enter, str(self.programs.root), str(self.pipes), str(self.logs), memory, *program)
 
     async def ensure(self, settings: prepared.Mps, uuids: Sequence[str]) -> None:
-        """Start the daemon if it does not answer, and give it its settings.
+        """Make a daemon answer with these settings, and keep it so until `stop` or `leave`; after a failure too.
 
         Raises
         ------
         SharingError
         """
-        for folder in (self.pipes, self.logs, self.memory):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not self.running:
-            started = asyncio.get_running_loop().create_future()
-            self._watcher = asyncio.create_task(self._supervise(settings, tuple(uuids), started))
-            await started
+        self._settings, self._uuids = settings, tuple(uuids)
+        try:
+            await self._bring_up()
+        finally:
+            if self._watcher is None or self._watcher.done():
+                self._watcher = asyncio.create_task(self._supervise())
 
-    async def _supervise(self, settings: prepared.Mps, uuids: tuple[str, ...], started: asyncio.Future[None]) -> None:
-        """Keep a daemon running until `stop`; the first start's failure is the caller's, later ones are tried again."""
+    async def _supervise(self) -> None:
         failures = 0
-        while not self._stopped.is_set():
+        while True:
+            await self._ended()
+            pause = RESTART_S[min(failures, len(RESTART_S) - 1)]
+            log.warning("MPS control daemon does not run; it is started", daemon=self.name, pause_s=pause)
+            await asyncio.sleep(pause)
             try:
-                pid = await self._start(settings, uuids)
-            except SharingError as error:
-                if not started.done():
-                    started.set_exception(error)
-                    return
+                await self._bring_up()
+            except (SharingError, OSError) as error:
+                failures += 1
                 log.error("MPS control daemon does not start", daemon=self.name, error=str(error))
             else:
                 failures = 0
-                if not started.done():
-                    started.set_result(None)
-                await self._wait_for_end(pid)
-            if self._stopped.is_set():
-                return
-            pause = RESTART_S[min(failures, len(RESTART_S) - 1)]
-            failures += 1
-            log.warning("MPS control daemon ended; it is started again", daemon=self.name, pause_s=pause)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._stopped.wait()
 
-    async def _start(self, settings: prepared.Mps, uuids: tuple[str, ...]) -> int:
-        """Return the process id of a daemon that answers: one that runs already, or a new one."""
-        running = self._alive()
-        if running and await self._answers():
-            return running
-        self._gpus_file.write_text("\n".join(uuids))  # before the first mode: `stop` gives back what is named here
-        for uuid in uuids:
-            await set_compute_mode(self.programs, uuid, EXCLUSIVE)
+    async def _ended(self) -> None:
+        """Return once the daemon does not run."""
+        while self._child.poll() is None if self._child is not None else await self._answers():
+            await asyncio.sleep(WATCH_S)
+
+    async def _bring_up(self) -> None:
+        """Take over the daemon that answers, or start one; give it its settings in either case."""
+        async with self._changing:
+            for folder in (self.pipes, self.logs, self.memory):
+                folder.mkdir(parents=True, exist_ok=True)
+            await self._share_memory()
+            running = await self._answers()
+            if running and self._named() != list(self._uuids):
+                await self._quit()  # it serves devices that are gone
+                running = False
+            # Before the first mode: `stop` gives back what is named here.
+            self._gpus_file.write_text("\n".join(self._uuids))
+            for uuid in self._uuids:
+                await set_compute_mode(self.programs, uuid, EXCLUSIVE)
+            if not running:
+                await self._start()
+            for command in commands(self._settings, self._uuids):
+                await self._command(command)
+
+    async def _share_memory(self) -> None:
+        if not self._memory_mib or self.memory.is_mount():
+            return
+        options = f"size={self._memory_mib}m,mode=1777,nosuid,nodev,noexec"
         try:
-            child = await asyncio.create_subprocess_exec(
-                str(self.programs.mps_control),
-                "-f",
-                env={**os.environ, **self._env, "CUDA_VISIBLE_DEVICES": ",".join(uuids)},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SharingError(
-                f"{self.programs.mps_control}: {error.strerror}; is the GPU driver installed there?"
-            ) from error
-        self._reaper = asyncio.create_task(child.wait())
-        self._pid_file.write_text(str(child.pid))
-        await self._until_it_answers(child)
-        for command in commands(settings, uuids):
-            await self._command(command)
-        return child.pid
+            await run(("mount", "-t", "tmpfs", "-o", options, "muster-mps", str(self.memory)))
+        except SharingError as error:
+            log.warning("MPS and its clients share no memory", daemon=self.name, error=str(error))
 
-    async def _until_it_answers(self, child: asyncio.subprocess.Process) -> None:
+    async def _start(self) -> None:
+        child = self._child = self._spawn()
         try:
             async with asyncio.timeout(START_S):
-                while not await self._answers():
-                    if child.returncode is not None:
+                while not await self._answers():  # another instance's daemon may answer: ours ends then
+                    if child.poll() is not None:
                         raise SharingError(
                             f"{self.programs.mps_control}: exit status {child.returncode} at start; see {self.logs}"
                         )
@@ -188,6 +157,25 @@ class Daemon:
             raise SharingError(
                 f"{self.programs.mps_control}: no answer after {START_S:.0f} s; see {self.logs}"
             ) from None
+        if child.poll() is not None:
+            self._child = None
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        try:
+            child = subprocess.Popen(
+                self._control("-f"),
+                env={**os.environ, **self._env, "CUDA_VISIBLE_DEVICES": ",".join(self._uuids)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SharingError(
+                f"{self.programs.mps_control}: {error.strerror}; is the GPU driver installed there?"
+            ) from error
+        threading.Thread(target=child.wait, name=f"mps {self.name}", daemon=True).start()  # so that it is no zombie
+        return child
 
     async def _answers(self) -> bool:
         try:
@@ -197,22 +185,11 @@ class Daemon:
         return True
 
     async def _command(self, text: str) -> str:
-        return await run((str(self.programs.mps_control),), f"{text}\n", self._env)
+        return await run(self._control(), f"{text}\n", self._env)
 
-    def _alive(self) -> int:
-        """Return the process id of a daemon that runs already, of this instance or an earlier one, else 0."""
-        try:
-            pid = int(self._pid_file.read_text())
-            program = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            return 0
-        return pid if self.programs.mps_control.name.encode() in program else 0
-
-    async def _wait_for_end(self, pid: int) -> None:
-        while self._alive() == pid and not self._stopped.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._stopped.wait()
+    def _named(self) -> list[str]:
+        """Return the devices that the daemon serves, or that may still have its mode."""
+        return self._gpus_file.read_text().split() if self._gpus_file.exists() else []
 
     async def stop(self) -> None:
         """End the daemon, let all processes use its GPUs again, and forget its files.
@@ -220,36 +197,48 @@ class Daemon:
         Raises
         ------
         SharingError
-            A GPU keeps its mode; to be called again.
+            The daemon stays, or a GPU keeps its mode; to be called again.
         """
-        self._stopped.set()
-        pid = self._alive()
-        if pid:
-            with contextlib.suppress(SharingError):
-                await self._command("quit")
-            await self._ended(pid)
-        if self._watcher is not None:
-            await self._watcher
-        named = self._gpus_file.read_text().split() if self._gpus_file.exists() else []
-        for uuid in named:
-            await set_compute_mode(self.programs, uuid, DEFAULT)
-        shutil.rmtree(self.pipes.parent, ignore_errors=True)
+        await self.leave()
+        async with self._changing:
+            await self._quit()
+            for uuid in self._named():
+                await set_compute_mode(self.programs, uuid, DEFAULT)
+            if self.memory.is_mount():
+                await run(("umount", "--lazy", str(self.memory)))
+            shutil.rmtree(self.pipes.parent, ignore_errors=True)
 
-    async def _ended(self, pid: int) -> None:
+    async def _quit(self) -> None:
+        """End the daemon.
+
+        Raises
+        ------
+        SharingError
+            It was started by another instance and goes on.
+        """
+        try:
+            await self._command("quit")
+        except SharingError as error:
+            log.info("no MPS control daemon takes a quit", daemon=self.name, answer=str(error))
+        child, self._child = self._child, None
         try:
             async with asyncio.timeout(STOP_S):
-                while self._alive() == pid:
+                while child.poll() is None if child is not None else await self._answers():
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            log.warning("MPS control daemon does not quit; it is killed", daemon=self.name, pid=pid)
+            if child is None:
+                raise SharingError(f"{self.programs.mps_control}: the daemon {self.name} does not quit") from None
+            log.warning("MPS control daemon does not quit; it is killed", daemon=self.name, pid=child.pid)
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(child.pid, signal.SIGKILL)
+            await asyncio.to_thread(child.wait)
 
     async def leave(self) -> None:
         """Stop watching; the daemon goes on for the pods that use it."""
-        self._stopped.set()
-        if self._watcher is not None:
-            await self._watcher
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait([watcher])
 
 
 def commands(settings: prepared.Mps, uuids: Sequence[str]) -> list[str]:
@@ -268,12 +257,12 @@ def commands(settings: prepared.Mps, uuids: Sequence[str]) -> list[str]:
 class Daemons:
     """All MPS control daemons of the node, by name."""
 
-    def __init__(self, folder: Path, on_host: str, programs: Programs) -> None:
-        self.folder, self.on_host, self.programs = folder, on_host, programs
+    def __init__(self, folder: Path, on_host: str, programs: Programs, memory_mib: int = MEMORY_MIB) -> None:
+        self.folder, self.on_host, self.programs, self._memory_mib = folder, on_host, programs, memory_mib
         self._running: dict[str, Daemon] = {}
 
     def _daemon(self, name: str) -> Daemon:
-        return self._running.setdefault(name, Daemon(name, self.folder / name, self.programs))
+        return self._running.setdefault(name, Daemon(name, self.folder / name, self.programs, self._memory_mib))
 
     async def ensure(self, settings: prepared.Mps, uuids: Sequence[str]) -> None:
         """Make a daemon serve devices."""
@@ -288,7 +277,7 @@ class Daemons:
         """Return the daemons of which there are files, without those that are known."""
         if not self.folder.is_dir():
             return []
-        return sorted({path.name for path in self.folder.iterdir() if path.is_dir()} - {*known, *self._running})
+        return sorted({path.name for path in self.folder.iterdir() if path.is_dir()} - set(known))
 
     async def leave(self) -> None:
         """Stop watching all daemons."""
@@ -301,6 +290,7 @@ class Daemons:
         if milli < 1000:
             env.append(f"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE={max(1, milli // 10)}")
         folder = f"{self.on_host}/{settings.daemon}"
-        pipes = edits.Mount(f"{folder}/pipe", CONTAINER_PIPES, edits.READ_WRITE)
-        memory = edits.Mount(f"{folder}/shm", "/dev/shm", edits.READ_WRITE)
-        return edits.Edits(tuple(env), (), (pipes, memory))
+        mounts = [edits.Mount(f"{folder}/pipe", CONTAINER_PIPES, edits.READ_WRITE)]
+        if (self.folder / settings.daemon / "shm").is_mount():
+            mounts.append(edits.Mount(f"{folder}/shm", "/dev/shm", edits.READ_WRITE))
+        return edits.Edits(tuple(env), (), tuple(mounts))

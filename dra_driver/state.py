@@ -28,6 +28,7 @@ from dra_driver import (
     mig,
     prepare,
     prepared,
+    programs,
     sharing,
 )
 from dra_driver.claim import ClaimUid
@@ -38,6 +39,9 @@ Step = prepare.Step  # inside the class, `prepare` is a method for the type chec
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+MAX_PODS = 16
+"""That use one claim and are asked about; a claim of more gives its GPUs no order."""
 
 HARDWARE_THREADS = 64
 """More than GPUs, so that one whose calls hang holds up no other."""
@@ -52,7 +56,7 @@ EXPECTED = (
     claim.ClaimError,
     host_files.HostFileError,
     mig.HardwareError,
-    sharing.SharingError,
+    programs.SharingError,
     UnreachableError,
     OSError,
 )
@@ -78,6 +82,9 @@ class Claims(Protocol):
 
     async def allocated(self) -> list[Object]:
         """Return all claims that are allocated and reserved for a pod; raises `UnreachableError`."""
+
+    async def of_pod(self, namespace: str, pod: str) -> frozenset[str]:
+        """Return the names of the claims that a pod uses, none where there is no such pod; raises `UnreachableError`."""
 
 
 class Machine(Protocol):
@@ -105,7 +112,7 @@ class Parts:
     container: container.Source
     hardware: mig.Hardware
     daemons: sharing.Daemons
-    programs: sharing.Programs
+    programs: programs.Programs
     machine: Machine
     claims: Claims
     dynamic_mig: bool = True
@@ -151,6 +158,45 @@ class State:
         others |= {other.device_name for other in machine.accelerators}
         return wanted is None or any(result.device not in others for result in wanted.results)
 
+    async def company(self, wanted: claim.ResourceClaim) -> list[prepared.Claim]:
+        """Return the other prepared claims with GPUs that a pod of this one uses too.
+
+        Raises
+        ------
+        UnreachableError
+            It cannot be told.
+        """
+        reference = wanted.reference
+        if wanted.pods is None or len(wanted.pods) > MAX_PODS:
+            raise UnreachableError(f"{reference}: not every pod that uses it is known")
+        claims = self.parts.claims
+        used = await asyncio.gather(*(claims.of_pod(reference.namespace, pod) for pod in wanted.pods))
+        names = frozenset[str]().union(*used) - {reference.name}
+        return [
+            entry
+            for entry in self.parts.store.read().claims.values()
+            if entry.namespace == reference.namespace and entry.name in names
+            if any(held.gpu_uuid for held in entry.devices)
+        ]
+
+    async def leave_order(self, uid: ClaimUid) -> None:
+        """Show the GPUs of a prepared claim to new containers in no order of ours; errors as in `prepare`.
+
+        Its files are looked at again where the record has no order already: a try may have failed in between.
+        """
+        parts = self.parts
+        async with parts.locks.claim(uid):
+            entry = parts.store.read().claims.get(uid)
+            if entry is None:
+                return
+            left = replace(entry, ordered=False)
+            if entry.phase is not prepared.Phase.COMPLETED:
+                await self._record(left)
+                return
+            machine = parts.machine.current()
+            async with parts.locks.devices(entry.locks):
+                await self._bring_about(left, machine)
+
     async def prepare(
         self,
         reference: claim.Reference,
@@ -194,19 +240,22 @@ class State:
             async with parts.locks.devices(entry.locks):
                 return await self._bring_about(entry, machine)
 
-    async def restore(self, uid: ClaimUid) -> None:
-        """Make a claim that is recorded as prepared so again, from local state only; errors as in `prepare`."""
+    async def restore(self, uid: ClaimUid) -> prepared.Claim | None:
+        """Make a claim that is recorded as prepared so again, from local state only; errors as in `prepare`.
+
+        Returns the record, or None where there is none of a prepared claim.
+        """
         parts = self.parts
         if not _is_completed(parts.store.read(), uid):
-            return  # another instance may be at work on it, and a start must not wait for its hardware
+            return None  # another instance may be at work on it, and a start must not wait for its hardware
         async with parts.locks.claim(uid):
             if not _is_completed(parts.store.read(), uid):
-                return
+                return None
             entry = parts.store.read().claims[uid]
             machine = parts.machine.current()
             prepare.refuse_missing(entry, machine)
             async with parts.locks.devices(entry.locks):
-                await self._bring_about(entry, machine)
+                return await self._bring_about(entry, machine)
 
     async def _bring_about(self, entry: prepared.Claim, machine: node.NodeTopology) -> prepared.Claim:
         """Make true what a record says, as far as it is not; its devices are locked."""
@@ -240,9 +289,10 @@ class State:
                 case prepare.EnsurePartition(held, place):
                     uuids[held] = await self._in_thread(self._partition, held, place)
                 case prepare.SetTimeSlices(gpu_uuid, interval):
-                    await sharing.set_time_slices(self.parts.programs, gpu_uuid, interval)
+                    await programs.set_time_slices(self.parts.programs, gpu_uuid, interval)
                 case prepare.EnsureMps(settings, served):
                     names = [uuids.get(held, held.uuid) for held in served]
+                    prepare.refuse_unknown_limits((uuid for uuid, _ in settings.pinned_mib_of), names)
                     await self.parts.daemons.ensure(settings, list(dict.fromkeys(names)))
             faultpoint.reach("hardware-changed")
         devices = tuple(replace(held, uuid=uuids.get(held, held.uuid)) for held in entry.devices)
@@ -298,7 +348,7 @@ class State:
                 if self.parts.dynamic_mig:
                     await self._in_thread(mig.destroy, self.parts.hardware, held.gpu_uuid, place)
             case prepare.SetTimeSlices(gpu_uuid, interval):
-                await sharing.set_time_slices(self.parts.programs, gpu_uuid, interval)
+                await programs.set_time_slices(self.parts.programs, gpu_uuid, interval)
             case prepare.StopMps(daemon, _):
                 await self.parts.daemons.stop(daemon)
 

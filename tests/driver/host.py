@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from dra_driver import cdi as cdi_files
-from dra_driver import checkpoint, claim, container, host_files, locks, metadata, mig, sharing, state
+from dra_driver import checkpoint, claim, container, host_files, locks, metadata, mig, programs, sharing, state
 from scheduler.model import machines, node
 
 DRIVER = "gpu.muster.dev"
@@ -23,10 +23,15 @@ echo "$@" >> "{folder}/smi.log"
 [ ! -e "{folder}/smi.broken" ] || {{ echo "Unable to set the time slice" >&2; exit 9; }}
 """
 
-# The control daemon of MPS, as far as the driver sees it: with -f it stays, without it sends a command.
+# The control daemon of MPS, as far as the driver sees it: with -f it stays, unless another has the same pipes; without it
+# sends a command.
 MPS = """#!/bin/sh
 control="$CUDA_MPS_PIPE_DIRECTORY/control"
 if [ "$1" = -f ]; then
+  if [ -e "$control" ] && kill -0 "$(cat "$control")" 2>/dev/null; then
+    echo "An instance of this daemon is already running" | tee -a "{folder}/mps.refused"
+    exit 1
+  fi
   echo "$CUDA_VISIBLE_DEVICES" >> "{folder}/mps.started"
   [ ! -e "{folder}/mps.broken" ] || exit 1
   echo $$ > "$control"
@@ -34,7 +39,10 @@ if [ "$1" = -f ]; then
   exit 0
 fi
 read command
-[ -e "$control" ] && kill -0 "$(cat "$control")" || exit 1
+if ! [ -e "$control" ] || ! kill -0 "$(cat "$control")" 2>/dev/null; then
+  echo "Cannot find MPS control daemon process"
+  exit 1
+fi
 echo "$command" >> "{folder}/mps.log"
 [ "$command" != quit ] || rm "$control"
 """
@@ -150,6 +158,15 @@ class Claims:
             raise claim.ClaimError(f"{reference}: not found")
         return found
 
+    async def of_pod(self, namespace: str, pod: str) -> frozenset[str]:
+        if not self.reachable:
+            raise state.UnreachableError("the API server does not answer")
+        return frozenset(
+            name
+            for (space, name), obj in self.objects.items()
+            if space == namespace and pod in [one["name"] for one in obj["status"].get("reservedFor", ())]
+        )
+
     async def allocated(self) -> list[state.Object]:
         if not self.reachable:
             raise state.UnreachableError("the API server does not answer")
@@ -199,8 +216,8 @@ def parts(
     folder = root / PLUGINS
     for name in ("locks", "mps"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    programs = sharing.Programs(root / "usr/bin/nvidia-smi", root / "usr/bin/nvidia-cuda-mps-control")
-    daemons = sharing.Daemons(folder / "mps", str(folder / "mps"), programs)
+    found = programs.Programs(root / "usr/bin/nvidia-smi", root / "usr/bin/nvidia-cuda-mps-control")
+    daemons = sharing.Daemons(folder / "mps", str(folder / "mps"), found, memory_mib=0)
     device = hardware or Hardware(root, topology)
     files = host_files.HostFiles(root, str(root))
     return state.Parts(
@@ -212,7 +229,7 @@ def parts(
         container.Source(files, device, daemons, lambda: "580.126.20"),
         device,
         daemons,
-        programs,
+        found,
         Here(topology),
         claims,
         dynamic_mig,

@@ -114,7 +114,7 @@ async def test_a_cdi_folder_that_cannot_be_written(make_node: MakeNode) -> None:
             held, fresh = (node.claims.add(objects.claim(i, f"gpu-{i}")) for i in (1, 2))
             assert await errors_of(calls, held) == {"claim-1": ""}
             disk.read_only(True)
-            errors = await errors_of(calls, held, fresh)
+            errors = await errors_of(calls, held) | await errors_of(calls, fresh)
             assert errors["claim-1"] == ""
             assert "default/claim-2" in errors["claim-2"] and "Read-only file system" in errors["claim-2"]
             assert str(node.cdi) in errors["claim-2"]
@@ -135,7 +135,7 @@ async def test_a_full_disk_refuses_new_claims_and_keeps_the_prepared_ones(make_n
             held, fresh, cut = (node.claims.add(objects.claim(i + 1, name)) for i, name in enumerate(devices))
             assert await errors_of(calls, held) == {"claim-1": ""}
             disk.fill()
-            errors = await errors_of(calls, held, fresh, cut)
+            errors = await errors_of(calls, held) | await errors_of(calls, fresh, cut)
             assert errors["claim-1"] == ""
             for name in ("claim-2", "claim-3"):
                 assert f"default/{name}" in errors[name] and "No space left on device" in errors[name]

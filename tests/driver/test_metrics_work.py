@@ -86,6 +86,9 @@ async def test_told_claims_are_forgotten_with_the_unprepare(tmp_path: Path) -> N
         def __init__(self) -> None:
             self.applied: list[str] = []
 
+        async def get(self, path: str) -> dict[str, Any]:
+            return {"metadata": {"uid": f"uid-{path[-1]}"}}
+
         async def apply(self, path: str, obj: Any, manager: str) -> None:
             self.applied.append(obj["metadata"]["uid"])
 

@@ -1,6 +1,7 @@
 """Batches of claims as the kubelet sends them, over real sockets."""
 
 import asyncio
+import json
 import threading
 
 from tests.driver import objects
@@ -156,3 +157,57 @@ async def test_two_claims_of_one_pod_leave_the_order_of_the_gpus_alone(make_node
         texts = [path.read_text() for path in node.cdi.glob("*.json")]
         assert len(texts) == 2
         assert not any("CUDA_VISIBLE_DEVICES" in text for text in texts)
+
+
+def environment(node, wanted):
+    (path,) = node.cdi.glob(f"*{wanted.uid}*")
+    edits = [device["containerEdits"] for device in json.loads(path.read_text())["devices"]]
+    return [text for one in edits for text in one.get("env", ())]
+
+
+def shown(node, wanted):
+    return [text for text in environment(node, wanted) if text.startswith("CUDA_VISIBLE_DEVICES")]
+
+
+async def test_a_pod_with_a_claim_that_was_prepared_before_is_given_no_two_orders(make_node):
+    node = make_node()
+    async with node.driver(), node.kubelet() as kubelet:
+        both = objects.claim(1, "gpu-0", "gpu-1")
+        shared = node.claims.add(both)
+        assert (await kubelet.prepare(shared))[shared.uid].error == ""
+        assert len(shown(node, shared)) == 1
+        both["status"]["reservedFor"].append({"resource": "pods", "name": "pod-2", "uid": objects.uid(1002)})
+        own = node.claims.add(objects.claim(2, "gpu-3"))
+        assert (await kubelet.prepare(own))[own.uid].error == ""
+        assert shown(node, own) == [] and shown(node, shared) == []
+        uuids = ",".join(node.machine.gpus[i].uuid for i in (0, 1))
+        assert f"MUSTER_DEVICES_GPUS={uuids}" in environment(node, shared)
+        alone = node.claims.add(objects.claim(3, "gpu-4"))
+        assert (await kubelet.prepare(alone))[alone.uid].error == ""
+        assert len(shown(node, alone)) == 1
+
+
+async def test_an_order_that_must_go_and_stays_is_told_for_the_claim_that_would_be_hidden(make_node):
+    node = make_node()
+    async with node.driver() as driver, node.kubelet() as kubelet:
+        first = objects.claim(1, "gpu-0")
+        shared = node.claims.add(first)
+        await kubelet.prepare(shared)
+        first["status"]["reservedFor"].append({"resource": "pods", "name": "pod-2", "uid": objects.uid(1002)})
+        own = node.claims.add(objects.claim(2, "gpu-3"))
+        (node.root / "dev/nvidia0").rename(node.root / "dev/gone")
+        assert "order of GPUs of claim default/claim-1" in (await kubelet.prepare(own))[own.uid].error
+        (node.root / "dev/gone").rename(node.root / "dev/nvidia0")
+        assert (await kubelet.prepare(own))[own.uid].error == ""
+        assert shown(node, own) == [] and shown(node, shared) == []
+        assert not driver.state.parts.store.read().claims[shared.uid].ordered
+
+
+async def test_gpus_have_no_order_while_the_claims_of_the_pod_are_not_known(make_node):
+    node = make_node()
+    async with node.driver(), node.kubelet() as kubelet:
+        group = objects.claim(1, "gpu-0")
+        group["status"]["reservedFor"] = [{"apiGroup": "scheduling.k8s.io", "resource": "podgroups", "name": "g"}]
+        of_group = node.claims.add(group)
+        assert (await kubelet.prepare(of_group))[of_group.uid].error == ""
+        assert shown(node, of_group) == []

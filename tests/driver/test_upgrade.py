@@ -1,6 +1,8 @@
 """Two instances of the driver on one node, as during an upgrade under running pods."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import grpc
@@ -9,6 +11,7 @@ import pytest
 from dra_driver import healthstream, sockets
 from tests.driver import host, kubelet, objects
 
+MPS = objects.gpu_config(sharing={"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "8Gi"}})
 OLD, NEW = "11111111-0000-0000-0000-000000000001", "22222222-0000-0000-0000-000000000002"
 
 
@@ -31,6 +34,34 @@ async def test_prepared_by_the_old_instance_and_unprepared_by_the_new_one(make_n
         assert node.hardware._all() == []
     await new.stop()
     assert list(node.registry.iterdir()) == []
+
+
+async def test_an_mps_daemon_goes_on_under_the_new_instance_which_starts_it_again_when_it_ends(make_node):
+    node, set_up = make_node(), "set_default_device_pinned_mem_limit 0 8192M"
+
+    def said(name="mps.log"):
+        return (node.root / name).read_text().splitlines()
+
+    old, new = node.instance(OLD), node.instance(NEW)
+    await old.start()
+    async with node.kubelet() as calls:
+        running = node.claims.add(objects.claim(1, objects.share("gpu-0", "a", 250), configs=[objects.config(MPS)]))
+        assert (await calls.prepare(running))[running.uid].error == ""
+        await new.start()
+        await calls.scan()
+        await old.stop()
+        assert len(said("mps.started")) == 1 and not (node.root / "mps.refused").exists()
+        assert said().count(set_up) == 2, "the new instance cannot know how far the old one came"
+        (control,) = (node.plugins / "mps").glob("*/pipe/control")
+        os.kill(int(control.read_text()), signal.SIGKILL)
+        async with asyncio.timeout(30.0):
+            while said().count(set_up) < 3:
+                await asyncio.sleep(0.05)
+        assert len(said("mps.started")) == 2
+        await calls.scan()
+        assert await calls.unprepare(running) == {running.uid: ""}
+        assert "quit" in said() and list((node.plugins / "mps").iterdir()) == []
+    await new.stop()
 
 
 async def test_a_storm_of_pods_during_an_upgrade_loses_none(make_node):
