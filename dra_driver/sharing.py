@@ -62,7 +62,7 @@ class Daemon:
         self._settings, self._uuids = prepared.Mps(name), tuple[str, ...]()
         self._child: subprocess.Popen[bytes] | None = None  # not the loop's kind, which is killed when the loop ends
         self._watcher: asyncio.Task[None] | None = None
-        self._changing = asyncio.Lock()
+        self._changing, self._leaving = asyncio.Lock(), asyncio.Event()
 
     @property
     def _env(self) -> dict[str, str]:
@@ -92,15 +92,17 @@ class Daemon:
             await self._bring_up()
         finally:
             if self._watcher is None or self._watcher.done():
-                self._watcher = asyncio.create_task(self._supervise())
+                self._leaving = asyncio.Event()
+                self._watcher = asyncio.create_task(self._supervise(self._leaving))
 
-    async def _supervise(self) -> None:
+    async def _supervise(self, leaving: asyncio.Event) -> None:
+        """Start the daemon whenever it does not run; never cancelled, which may lose a program that is just started."""
         failures = 0
-        while True:
-            await self._ended()
+        while not await self._ended(leaving):
             pause = RESTART_S[min(failures, len(RESTART_S) - 1)]
             log.warning("MPS control daemon does not run; it is started", daemon=self.name, pause_s=pause)
-            await asyncio.sleep(pause)
+            if await _set_within(leaving, pause):
+                return
             try:
                 await self._bring_up()
             except (SharingError, OSError) as error:
@@ -109,10 +111,11 @@ class Daemon:
             else:
                 failures = 0
 
-    async def _ended(self) -> None:
-        """Return once the daemon does not run."""
-        while self._child.poll() is None if self._child is not None else await self._answers():
-            await asyncio.sleep(WATCH_S)
+    async def _ended(self, leaving: asyncio.Event) -> bool:
+        """Wait until the daemon does not run; return whether it is to be left alone."""
+        while not leaving.is_set() and (self._child.poll() is None if self._child else await self._answers()):
+            await _set_within(leaving, WATCH_S)
+        return leaving.is_set()
 
     async def _bring_up(self) -> None:
         """Take over the daemon that answers, or start one; give it its settings in either case."""
@@ -237,8 +240,15 @@ class Daemon:
         """Stop watching; the daemon goes on for the pods that use it."""
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
-            watcher.cancel()
+            self._leaving.set()
             await asyncio.wait([watcher])
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def commands(settings: prepared.Mps, uuids: Sequence[str]) -> list[str]:
