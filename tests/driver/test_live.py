@@ -224,7 +224,7 @@ def test_an_upgrade_under_a_storm_fails_no_prepare(mig: live.Driver, space: fixt
     live.running(space, "before-0", "before-1")
     machine.rule(mig.state, "nvmlDeviceCreateGpuInstanceWithPlacement", ms=SLOW_MS, times=1)
     live.create(space, live.claim("slow", live.request(WHOLE, SLICE)), live.pod(mig, "slow", "slow"))
-    live.wait("a slow call", lambda: live.claim_uid(space, "slow") in mig.prepared(), 30)
+    live.wait("a slow call", lambda: live.claim_uid(space, "slow") in mig.prepared(), 90)
     mig.start("new")
     stormed(space, 0)
     live.wait("the new one has calls", lambda: mig.calls("new", "prepare"), 30)

@@ -42,6 +42,7 @@ class Instant:
     nodes: dict[str, Obj] = field(default_factory=dict)
     members: dict[str, set[str]] = field(default_factory=dict)
     over: set[str] = field(default_factory=set)
+    held_back: set[str] = field(default_factory=set)
 
     def hear(self, one: Seen) -> None:
         """Take note of what has changed."""
@@ -52,6 +53,8 @@ class Instant:
             known[key] = one.item
         else:
             known.pop(key, None)
+        if one.kind == POD and gated(one.item):
+            self.held_back.add(key)
         gang = gang_of(one.item) if one.kind == POD else ""
         if gang:
             self.members.setdefault(gang, set()).add(key)
@@ -94,7 +97,8 @@ class Instant:
         node = self.nodes.get(name)
         if node is None or not takes_pods(node):
             return f"has devices of {name}, which {'takes no pods' if node else 'is no node'}"
-        if not gated(pod) and pinned(pod) != {name}:
+        let_go = pod["metadata"]["uid"] in self.held_back and not gated(pod)
+        if let_go and pinned(pod) != {name}:  # a pod that came while the webhook was down can't be pinned any more
             return f"has devices of {name} and may run on {', '.join(sorted(pinned(pod))) or 'any node'}"
         return self._no_room(name, node)
 

@@ -49,7 +49,8 @@ async def test_a_jobset_without_room_is_told_what_is_missing_and_runs_later(team
     async with test_waiting.cordoned(team, "e2e-b00-r00", 1) as [one], test_waiting.cordoned(team, "e2e-b00-r01", 2):
         await submit(team, 4)
         entry, _ = await check(team, "Retry")
-        nearest = f"nearest is {test_waiting.RACK}, which lacks 1 pods"
+        shut = "nodes with GPUs that take nothing new: 3 (is cordoned)"
+        nearest = f"nearest is {test_waiting.RACK}, which lacks 1 pods; {shut}"
         text = f"NoDomainLargeEnough: no rack can hold gang {team.name}/jobset-train now; {nearest}"
         assert (entry["message"], entry["requeueAfterSeconds"]) == (text, RETRY_S)
         assert (await team.phase("jobset-train", "Waiting"))["status"]["message"] == text

@@ -53,7 +53,7 @@ async def cordon(team: teams.Team, name: str, shut: bool) -> None:
 @pytest.mark.floor
 async def test_gangs_without_room_read_why_within_a_second_and_start_when_there_is(team: teams.Team) -> None:
     def why(gang: str) -> str:
-        nearest = f"nearest is {RACK}, which lacks 1 pods"
+        nearest = f"nearest is {RACK}, which lacks 1 pods; nodes with GPUs that take nothing new: 3 (is cordoned)"
         return f"NoDomainLargeEnough: no rack can hold gang {team.name}/{gang} now; {nearest}"
 
     took = {}
