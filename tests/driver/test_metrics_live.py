@@ -120,7 +120,7 @@ def test_pods_that_share_a_gpu_have_a_series_each(driver: Metered, space: fixtur
 
 
 def test_probes_tell_a_driver_that_is_well(driver: Metered) -> None:
-    assert driver.fetch("/healthz") == (200, "plugin: ok\n")
+    assert driver.fetch("/healthz") == (200, "plugin: ok\nsession: ok\n")
     status, said = driver.fetch("/readyz")
     assert (status, said) == (200, "plugin: ok\nregistration: ok\nslices: ok\nhardware: ok\n")
     machine.change(driver.state, 0, lost=1)

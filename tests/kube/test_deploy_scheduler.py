@@ -203,7 +203,17 @@ async def test_a_real_server_takes_every_field(cluster: clusters.Cluster) -> Non
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
     space = json.dumps(manifest("namespace.yaml")[0])
     await asyncio.to_thread(cluster.kubectl, "apply", "-f", "-", stdin=space)
-    asked = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", "-o", "name")
+    asked = (
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "--validate=strict",
+        "-f",
+        "-",
+        "-o",
+        "name",
+    )
     took = (await asyncio.to_thread(cluster.kubectl, *asked, stdin=text)).split()
     assert len(took) == len(items)
     with pytest.raises(process.Failed, match="unknown field"):

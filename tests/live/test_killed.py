@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scheduler import faultpoint
-from scheduler.apiserver import paths
+from scheduler.apiserver import errors, paths
 from scheduler.kube import kueue_check
 from scheduler.model import names
 from tests.kube import live
@@ -120,7 +120,18 @@ async def urgent(team: teams.Team) -> None:
     body = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": team.name}}
     await team.api.create(paths.of(body["apiVersion"], "priorityclasses"), body | {"value": 1000})
     gang = [one | {"spec": one["spec"] | {"priorityClassName": team.name}} for one in work.gang("high", 6)]
-    await team.create(gang)
+
+    async def created() -> bool:
+        """Create the gang once the API server's admission knows the class."""
+        try:
+            await team.create(gang)
+        except errors.ApiError as error:
+            if error.status != 403:
+                raise
+            return False
+        return True
+
+    await team.until(created, doomed.PATIENCE_S)
 
 
 async def high_alone(team: teams.Team) -> None:
