@@ -1,6 +1,11 @@
 """What all tests share: Hypothesis profiles and the folder of published traces."""
 
 import os
+
+os.environ.setdefault(
+    "GRPC_ENABLE_FORK_SUPPORT", "0"
+)  # before gRPC is loaded: its handlers abort children that only exec
+
 from pathlib import Path
 
 import hypothesis

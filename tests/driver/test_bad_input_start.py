@@ -118,7 +118,7 @@ async def test_a_gpu_driver_that_is_replaced_below_it_makes_it_start_again(
         await kubelet.until(lambda: driver.code is not None, UP_S)
         assert driver.code == 1 and "the driver must start again" in driver.told() and reason in driver.told()
         assert driver.told().splitlines()[-1].startswith("Error: GPU GPU-")
-        assert driver.prepared() == before and await devices(server) == names
+        assert driver.prepared() == before and set(names) <= set(await devices(server))  # it may publish till then
         machine.clear(driver.state)
         assert await driver.come_up()
         async with calling(driver) as calls:

@@ -57,7 +57,8 @@ class Zygote:
     def __enter__(self) -> Self:
         argv = [sys.executable, "-m", "tests.driver.zygote"]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(argv, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+        handlers = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+        self._process = subprocess.Popen(argv, cwd=ROOT, env=handlers, stdin=pipe, stdout=pipe, text=True, bufsize=1)
         return self
 
     def __exit__(self, *_: object) -> None:

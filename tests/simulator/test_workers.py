@@ -62,7 +62,7 @@ def test_a_stop_reaches_the_workers_and_the_runs_not_begun_are_none() -> None:
     for answer in workers.answers(lingering, range(40), 2, lambda: bool(found)):
         found.append(answer)
     begun = found.count("stopped")
-    assert 2 <= begun < 39
+    assert 1 <= begun < 39  # the second worker may not have begun when the first has answered
     assert found == ["stopped"] * begun + [None] * (40 - begun)
 
 
