@@ -125,7 +125,7 @@ async def as_driver(
     api: client.Client, home: clusters.Cluster, node: str, folder: Path
 ) -> AsyncIterator[client.Client]:
     """Act with a token of the driver's account that is bound to a pod on a node, as the kubelet mounts it."""
-    name = f"driver-on-{node}"
+    name = f"acts-on-{node}"
     body = objects.pod(name, node=node)
     body["spec"]["serviceAccountName"] = ACCOUNT
     made = await api.create(paths.of("v1", "pods", SPACE), body)
