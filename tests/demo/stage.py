@@ -1,6 +1,5 @@
 """The demo's cluster: an API server in this process, two nodes with our driver, six simulated ones, and the scheduler."""
 
-import asyncio
 import contextlib
 import os
 import subprocess
@@ -121,8 +120,3 @@ async def prepared(one: driving.Driver, reference: Any) -> list[str]:
         if answer.error:
             raise RuntimeError(answer.error)
         return [device for found in answer.devices for device in found.cdi_device_ids]
-
-
-async def rest(seconds: float) -> None:
-    """Let the processes work."""
-    await asyncio.sleep(seconds)

@@ -94,18 +94,7 @@ async def test_manifests_and_examples_are_accepted_as_they_are(cluster: clusters
     texts = [(DEPLOY / file).read_text() for file in FILES] + [path.read_text() for path in EXAMPLES]
     space = f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SPACE}}}\n"
     await asyncio.to_thread(cluster.kubectl, "apply", "-f", "-", stdin=space)
-    asked = (
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "--dry-run=server",
-        "--validate=strict",
-        "-f",
-        "-",
-        "-o",
-        "name",
-    )
-    said = await asyncio.to_thread(cluster.kubectl, *asked, stdin="\n---\n".join(texts))
+    said = await asyncio.to_thread(cluster.kubectl, *clusters.TRY_APPLY, stdin="\n---\n".join(texts))
     assert len(said.split()) == sum(len(list(yaml.safe_load_all(text))) for text in texts)
 
 

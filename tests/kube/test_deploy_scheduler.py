@@ -203,22 +203,11 @@ async def test_a_real_server_takes_every_field(cluster: clusters.Cluster) -> Non
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
     space = json.dumps(manifest("namespace.yaml")[0])
     await asyncio.to_thread(cluster.kubectl, "apply", "-f", "-", stdin=space)
-    asked = (
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "--dry-run=server",
-        "--validate=strict",
-        "-f",
-        "-",
-        "-o",
-        "name",
-    )
-    took = (await asyncio.to_thread(cluster.kubectl, *asked, stdin=text)).split()
+    took = (await asyncio.to_thread(cluster.kubectl, *clusters.TRY_APPLY, stdin=text)).split()
     assert len(took) == len(items)
     with pytest.raises(process.Failed, match="unknown field"):
         text = text.replace('"maxUnavailable": 1', '"maxUnavailables": 1')
-        await asyncio.to_thread(cluster.kubectl, *asked, stdin=text)
+        await asyncio.to_thread(cluster.kubectl, *clusters.TRY_APPLY, stdin=text)
 
 
 async def test_the_pods_pass_the_restricted_standard(cluster: clusters.Cluster) -> None:

@@ -18,6 +18,12 @@ from tests.testbed import build, control, node, pki, process, sweep, versions
 Tell = Callable[[str], None]
 READY_S = 90.0
 
+TRY_APPLY = (
+    *("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict"),
+    *("-f", "-", "-o", "name"),
+)
+"""Arguments of kubectl that have the API server judge manifests, every field of them, and change nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
