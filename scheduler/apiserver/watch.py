@@ -71,7 +71,7 @@ class Stalled(Exception):
 
 
 async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **params: str) -> AsyncIterator[Event]:
-    """Yield a list, then its changes, for ever; a kind that is not served raises `ApiError` 404 at the first list.
+    """Yield a list, then its changes, for as long as the kind is served; a list of one that is not raises `ApiError` 404.
 
     Notes
     -----
@@ -83,13 +83,12 @@ async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **para
     A watch that stalls is begun anew at once. Not each such watch was dead: of a kind that never changes kube-apiserver
     may send no bookmark either.
     """
-    version, failures, stalls, served = "", 0, 0, False
+    version, failures, stalls = "", 0, 0
     while True:
         asked_s, began = None, time.monotonic()
         try:
             if not version:
                 items, version = await api.list(path, **params)
-                served = True
                 yield Listed(items, version)
             async with contextlib.aclosing(_changes(api, path, version, stall_s, params)) as told:
                 async for reached, event in told:
@@ -111,10 +110,10 @@ async def follow(api: client.Client, path: str, stall_s: float = STALL_S, **para
             yield Interrupted(str(stalled), 0.0)
             continue
         except errors.ApiError as error:
-            if error.missing and not served:
+            if error.missing and not version:
                 raise
             cause, asked_s = str(error), error.retry_after_s
-            if error.expired:
+            if error.expired or error.missing:
                 version = ""
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             cause = f"{type(error).__name__}: {error}"

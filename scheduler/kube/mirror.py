@@ -1,7 +1,6 @@
 """What the API server says now, kind by kind, kept by watches and projected to what is needed of it."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -114,27 +113,39 @@ class Mirror:
                 group.create_task(self._follow(kind), name=f"watch {kind.name}")
 
     async def _follow(self, kind: Kind) -> None:
-        """Watch one kind in the first version that is served; ask again for one that is not."""
+        """Watch one kind in the first version that is served; ask again for one that is not.
+
+        Objects of a kind that is served no more are dropped only when the next round finds none of its versions either: a
+        definition that is replaced is missing for a moment.
+        """
+        rounds = 0
         while True:
-            for path in kind.paths:
-                with contextlib.suppress(_Absent):
-                    await self._watch(kind, path)
+            if await self._watched(kind):
+                rounds = 0
+                continue
+            rounds += 1
             if kind.required:
                 self.trouble[kind.name] = f"the server has no {kind.paths[0]}"
             else:
+                if rounds > 1:
+                    self._replace(kind, [])
                 self._note_synced(kind)
             await asyncio.sleep(self.absent_s)
 
-    async def _watch(self, kind: Kind, path: str) -> None:
-        try:
-            async for event in watch.follow(self.api, path):
-                self.served.setdefault(kind.name, path)
-                self._note(kind, event)
-        except errors.ApiError as error:
-            if not error.missing:
-                raise
-            self.served.pop(kind.name, None)
-            raise _Absent from None
+    async def _watched(self, kind: Kind) -> bool:
+        """Watch in the first version that is served, until it is served no more; return False where none is."""
+        for path in kind.paths:
+            try:
+                async for event in watch.follow(self.api, path):
+                    self.served[kind.name] = path
+                    self._note(kind, event)
+            except errors.ApiError as error:
+                if not error.missing:
+                    raise
+            if self.served.pop(kind.name, None):
+                log.warning("a kind is not served any more in this version", kind=kind.name, path=path)
+                return True
+        return False
 
     def _note(self, kind: Kind, event: watch.Event) -> None:
         self.heard(kind.name, event)
@@ -188,10 +199,6 @@ class Mirror:
         self._synced.add(kind.name)
         if len(self._synced) == len(self.kinds):
             self._all.set()
-
-
-class _Absent(Exception):
-    """The server does not have the kind in this version."""
 
 
 def raw(item: dict[str, Any]) -> dict[str, Any]:

@@ -122,6 +122,33 @@ async def test_a_kind_that_is_installed_later_is_picked_up_in_the_version_that_i
         assert told[0].key == ("", "t")
 
 
+async def test_a_kind_whose_version_changes_is_followed_in_the_new_one_and_dropped_when_none_is_left(
+    api: client.Client,
+) -> None:
+    definitions = paths.of("apiextensions.k8s.io/v1", "customresourcedefinitions")
+    kind = mirror.Kind("things", tuple(paths.of(f"test.dev/{v}", "things") for v in ("v2", "v1")), mirror.raw)
+    await api.create(definitions, definition("v1"))
+    await api.create(
+        paths.of("test.dev/v1", "things"), {"apiVersion": "test.dev/v1", "kind": "Thing", "metadata": {"name": "t"}}
+    )
+    async with mirrored(api, kind) as (one, told):
+        await one.wait_synced(10)
+        assert one.served == {"things": "/apis/test.dev/v1/things"} and len(told) == 1
+        both = definition("v1")
+        both["metadata"]["resourceVersion"] = (await api.get(f"{definitions}/things.test.dev"))["metadata"][
+            "resourceVersion"
+        ]
+        both["spec"]["versions"][0] |= {"served": False, "storage": False}
+        both["spec"]["versions"].insert(0, definition("v2")["spec"]["versions"][0])
+        await api.replace(f"{definitions}/things.test.dev", both)
+        await until(lambda: one.served == {"things": "/apis/test.dev/v2/things"})
+        await until(lambda: ("", "t") in one["things"])
+        assert all(change.after is not None for change in told), "nothing was gone meanwhile"
+        await api.delete(f"{definitions}/things.test.dev")
+        await until(lambda: not one["things"])
+        assert one.served == {} and told[-1].after is None
+
+
 async def test_a_required_kind_that_is_missing_keeps_it_unsynced_and_says_so(api: client.Client) -> None:
     kind = mirror.Kind("ghosts", (paths.of("test.dev/v1", "ghosts"),), mirror.raw, required=True)
     async with mirrored(api, kind) as (one, _):

@@ -130,6 +130,9 @@ class Objects:
     def _stored(self, kind: Kind, obj: Object) -> Object:
         put = self.store.put(kind.storage, obj)
         if kind.kind == "CustomResourceDefinition":
+            group, plural = put["spec"]["group"], put["spec"]["names"]["plural"]
+            for key in [key for key in self.served if (key[0], key[2]) == (group, plural)]:
+                del self.served[key]
             for added in kinds.from_definition(put):
                 self.served[added.group, added.version, added.plural] = added
         return put

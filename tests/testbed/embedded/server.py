@@ -163,7 +163,9 @@ class Server:
         return found
 
     async def _watch(self, request: web.BaseRequest, target: paths.Target) -> web.StreamResponse:
-        watch = watches.Watch(self.store, target, request.query)
+        kind = target.kind
+        key = (kind.group, kind.version, kind.plural)
+        watch = watches.Watch(self.store, target, request.query, lambda: key in self.objects.served)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         task = asyncio.current_task()

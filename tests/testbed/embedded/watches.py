@@ -1,10 +1,10 @@
-"""A watch: the changes of a collection, one line of JSON each, until its time is over."""
+"""A watch: the changes of a collection, one line of JSON each, until its time is over or its kind is not served any more."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from tests.testbed.embedded import failure, objects, pages, selectors
@@ -19,8 +19,8 @@ LAST_S = 2.0
 class Watch:
     """One watch. `open` checks what was asked before the first byte is sent."""
 
-    def __init__(self, store: Store, target: Target, params: Mapping[str, str]) -> None:
-        self.store, self.target, self.kind = store, target, target.kind
+    def __init__(self, store: Store, target: Target, params: Mapping[str, str], served: Callable[[], bool]) -> None:
+        self.store, self.target, self.kind, self.served = store, target, target.kind, served
         self.matches = selectors.parse(self.kind, params.get("labelSelector", ""), params.get("fieldSelector", ""))
         self.asked = pages.version_of(params.get("resourceVersion", ""))
         if self.asked > store.version:
@@ -39,7 +39,7 @@ class Watch:
                 version = self.store.version
                 for event in self._beginning(version):
                     yield event
-            while time.monotonic() < self.ends:
+            while time.monotonic() < self.ends and self.served():
                 news.clear()
                 try:
                     changes = self.store.since(version)
