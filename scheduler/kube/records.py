@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import structlog
 
 from scheduler import faultpoint
@@ -13,6 +14,9 @@ from scheduler.apiserver import errors, paths
 from scheduler.kube import gang_record, names, pens, plan, workload
 
 Item = dict[str, Any]
+
+SIZE = 1_400_000
+"""Bytes of a record that are written: etcd takes 1.5 MiB in one request, and the status comes on top."""
 
 log = structlog.get_logger()
 
@@ -26,9 +30,11 @@ class Records:
     _turns: "weakref.WeakValueDictionary[str, asyncio.Lock]" = field(default_factory=weakref.WeakValueDictionary)
 
     async def write(self, gang: workload.Workload, new: plan.Plan) -> Item:
-        """Write a plan down, and return its record."""
+        """Write a plan down, and return its record; raises `pens.Refused` for one that no object can hold."""
+        body = gang_record.body(gang, new, self.pen.epoch, self.trace(gang))
+        _check_size(body, len(new.pods))
         async with self._turn(gang.identity):
-            item = await self._put(gang_record.body(gang, new, self.pen.epoch, self.trace(gang)))
+            item = await self._put(body)
         faultpoint.reach("record-written")
         return item
 
@@ -155,3 +161,12 @@ class Records:
 
 def _path(identity: workload.Identity) -> str:
     return paths.of(names.API_VERSION, names.PLURAL, identity.namespace, identity.name)
+
+
+def _check_size(body: Item, pods: int) -> None:
+    size = len(orjson.dumps(body))
+    if size > SIZE:
+        raise pens.Refused(
+            f"the record of a plan for {pods} pods has {size} bytes, and an object of the API at most {SIZE}: make several "
+            "gangs of it, each a part that must start together"
+        )

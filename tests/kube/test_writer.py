@@ -3,6 +3,7 @@
 import asyncio
 import copy
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ async def test_a_plan_is_written_in_the_fewest_requests(site: writing.Site) -> N
         "Allocated": "True",
         "Released": "True",
     }
+
+
+async def test_a_plan_that_no_object_can_hold_is_refused_before_anything_is_written(site: writing.Site) -> None:
+    (first, *_), written = site.plan.pods, len(site.api.asked)
+    many = tuple(replace(first, rank=rank, name=f"w-{rank}", uid=f"uid-{rank}") for rank in range(20_000))
+    with pytest.raises(scribe.StartFailed, match=r"plan for 20000 pods has \d+ bytes.*make several gangs of it"):
+        await site.scribe().start(writing.GANG, replace(site.plan, pods=many), None)
+    assert {method for method, _ in site.api.asked[written:]} <= {"GET"}
+    await site.absent()
 
 
 async def test_a_pod_keeps_its_own_affinity_and_other_gates(site: writing.Site) -> None:
