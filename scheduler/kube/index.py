@@ -3,12 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from scheduler.kube import claim as claims
 from scheduler.kube import mirror, workload
 from scheduler.kube import pod as pods
 from scheduler.kube.gangs import identity as identities
+
+Entry = TypeVar("Entry")
 
 OWNERS = ("jobsets", "jobs", "leaderworkersets", "podgroups", "podgroups.x-k8s.io", "workloads.raw")
 """Kinds that tell about gangs; a change of one concerns the gangs that name it."""
@@ -38,6 +40,8 @@ class Index:
                 self._pod(told.key, told.before, told.after)
             case "claims" if not _alike(told.before, told.after, "version", "finalizers"):
                 self._claim(told.key, told.after or told.before)
+            case "templates":
+                self._mark(self._of_template(*told.key))
             case "namespaces":
                 self._mark(key for key, one in self._known.items() if one.namespace == told.key[1])
             case kind if kind in OWNERS:
@@ -81,7 +85,7 @@ class Index:
             self.dirty[old.key] = old
             self._forget_empty(old)
         for one in before.claims if before else ():
-            self._users[key[0], one.claim].discard(key)
+            _discard(self._users, (key[0], one.claim), key)
         if before is None or after is None or before.gone != after.gone:
             self._beside(key[0], after or before)
         if after is None or new is None:
@@ -96,6 +100,14 @@ class Index:
         if old != new or not _alike(before, after, "version"):
             self.dirty[new.key] = new
 
+    def _of_template(self, namespace: str, template: str) -> set[str]:
+        """Return the gangs with a pod whose claim is made from a template."""
+        return {
+            one.key
+            for key, one in self._identity.items()
+            if key[0] == namespace and any(ref.template == template for ref in self._members[one.key][key].claims)
+        }
+
     def _beside(self, namespace: str, pod: pods.Pod | None) -> None:
         """Have the gangs looked at again whose pods name a claim that a pod which came or went names too."""
         for one in pod.claims if pod else ():
@@ -108,13 +120,21 @@ class Index:
         if not self._members.get(gang.key):
             self._members.pop(gang.key, None)
             self._known.pop(gang.key, None)
-            self._named[gang.namespace, gang.owner].discard(gang.key)
+            _discard(self._named, (gang.namespace, gang.owner), gang.key)
 
     def _claim(self, key: mirror.Key, one: claims.Claim) -> None:
         for user in (*self._users.get(key, ()), (key[0], one.owner.name)):
             found = self._identity.get(user)
             if found is not None:
                 self.dirty[found.key] = found
+
+
+def _discard(index: dict[mirror.Key, set[Entry]], key: mirror.Key, entry: Entry) -> None:
+    """Take an entry out of an index, and its key with the last one."""
+    found = index.get(key, set())
+    found.discard(entry)
+    if not found:
+        index.pop(key, None)
 
 
 def _alike(before: Any, after: Any, *but: str) -> bool:

@@ -116,7 +116,7 @@ class World:
         elif change.kind == "claims":
             self.moved_claims[change.key] = last
             self._allocated(change)
-        elif change.kind in ("classes", "templates"):
+        elif change.kind == "classes":
             self.gangs.mark_all()
         elif change.kind == kueue.WORKLOADS and change.after is not None:
             for podset in change.after.podsets:

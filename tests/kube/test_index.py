@@ -49,3 +49,18 @@ def test_of_a_claim_neither_version_nor_finalizers_are_news_but_its_devices_are(
         found = settled()
         found.change(mirror.Change("claims", ("ml", "c"), ours, changed))
         assert len(found.dirty) == 1
+
+
+def test_a_template_concerns_the_gangs_whose_pods_name_it() -> None:
+    for key, concerned in ((("ml", "t"), 1), (("ml", "other"), 0), (("elsewhere", "t"), 0)):
+        found = settled()
+        found.change(mirror.Change("templates", key, None, claims.Spec()))
+        assert len(found.dirty) == concerned, key
+
+
+def test_nothing_is_kept_of_pods_that_are_gone() -> None:
+    found = settled()
+    found.change(mirror.Change("claims", ("ml", "c"), CLAIM, None))
+    found.change(mirror.Change("pods", ("ml", "w"), POD, None))
+    found.dirty.clear()
+    assert {name: kept for name in index.Index.__slots__ if (kept := getattr(found, name))} == {}
