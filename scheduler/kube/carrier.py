@@ -89,7 +89,6 @@ class Carrier:
     observer: observers.Observer = field(default_factory=observers.Observer)
     members: dict[str, str] = field(default_factory=dict)
     members_node: dict[str, str] = field(default_factory=dict)
-    _where: dict[str, str] = field(default_factory=dict)
     _done: list[Done] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -100,7 +99,6 @@ class Carrier:
         for pod in one.pods:
             self.members[pod.uid] = key
             self.members_node[pod.uid] = pod.node
-            self._where[pod.uid] = one.identity.namespace
             for claim in pod.claims:
                 self.members[claim.uid] = key
 
@@ -112,17 +110,17 @@ class Carrier:
             for claim in pod.claims:
                 self.members.pop(claim.uid, None)
 
-    def seen_pods(self, planned: PlannedPod) -> Iterator[tuple[mirror.Key, pods.Pod]]:
+    def seen_pods(self, namespace: str, planned: PlannedPod) -> Iterator[tuple[mirror.Key, pods.Pod]]:
         """Yield the pod of a plan, if it still is the same one."""
-        key = self._where.get(planned.uid, ""), planned.name
+        key = namespace, planned.name
         pod = self.known.pod(key)
         if pod is not None and pod.uid == planned.uid:
             yield key, pod
 
-    def seen_claims(self, planned: PlannedPod) -> Iterator[tuple[mirror.Key, claims.Claim]]:
+    def seen_claims(self, namespace: str, planned: PlannedPod) -> Iterator[tuple[mirror.Key, claims.Claim]]:
         """Yield the claims of a planned pod, those that still are the same."""
         for one in planned.claims:
-            key = self._where.get(planned.uid, ""), one.name
+            key = namespace, one.name
             claim = self.known.claim(*key)
             if claim is not None and claim.uid == one.uid:
                 yield key, claim
@@ -204,7 +202,7 @@ class Carrier:
             gang.recorded = True
             await self.scribe.start(gang.workload, new, before)
             return
-        claimed = [claim for pod in new.pods for _, claim in self.seen_claims(pod)]
+        claimed = [claim for pod in new.pods for _, claim in self.seen_claims(new.identity.namespace, pod)]
         if len(claimed) != sum(len(pod.claims) for pod in new.pods):
             raise scribes.StartFailed("its claim is gone")
         await self.scribe.start_lone(new, claimed[0] if claimed else None)

@@ -38,6 +38,10 @@ class Options:
     drivers: tuple[str, ...] = (claim.DRIVER, nvidia_slices.DRIVER)
 
 
+SHAPES = 1000
+"""Contents of slices that are kept decoded, beyond as many as there are nodes."""
+
+
 @dataclass(frozen=True, slots=True)
 class LevelOrder:
     """A Kueue Topology: node labels, coarsest first."""
@@ -287,6 +291,8 @@ class Fleet:
         contents = tuple(one.content for one in current)
         template = self._templates.get((driver, *contents))
         if template is None:
+            if len(self._templates) > len(self._machines) + SHAPES:
+                self._templates.clear()  # what nodes were once; those in use are decoded again as nodes change
             template = slices.decode(part.pool_slices(current))
             self._templates[driver, *contents] = template
         identities = {(found, key): value for one in current for found, key, value in one.identities}

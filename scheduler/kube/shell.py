@@ -211,7 +211,8 @@ class Shell:
         gang.failures += 1
         before = gang.plan
         gang.plan = one.stands
-        self._look_again(before.pods if before else ())
+        if before is not None:
+            self._look_again(before.identity.namespace, before.pods)
         if one.stands is None:
             gang.state, gang.placement = following.State.WAITING, None
             self._tell(events.BindFailed(gang.key, one.problem), now)
@@ -496,14 +497,14 @@ class Shell:
         plan, gang.plan = gang.plan, None
         if plan is not None:
             self.carrier.forget(plan)
-            self._look_again(plan.pods)
+            self._look_again(plan.identity.namespace, plan.pods)
 
-    def _look_again(self, planned: Iterable[carriers.PlannedPod]) -> None:
+    def _look_again(self, namespace: str, planned: Iterable[carriers.PlannedPod]) -> None:
         """Have pods and their claims counted as what they now are."""
         for one in planned:
-            for key, pod in self.carrier.seen_pods(one):
+            for key, pod in self.carrier.seen_pods(namespace, one):
                 self.known.moved_pods.setdefault(key, pod)
-            for key, claim in self.carrier.seen_claims(one):
+            for key, claim in self.carrier.seen_claims(namespace, one):
                 self.known.moved_claims.setdefault(key, claim)
 
     def _refuse(self, gang: following.Followed, problem: str, now: float) -> None:
@@ -543,7 +544,7 @@ class Shell:
         gang.plan = self.sight.standing(found, self.compiled)
         gang.seats = tuple(member.pod.uid for member in found.members)
         self.carrier.remember(gang.plan, gang.key)
-        holders = tuple(name for pod in gang.plan.pods for name in self._vacated(pod))
+        holders = tuple(name for pod in gang.plan.pods for name in self._vacated(found.identity.namespace, pod))
         crippled = any(self.sight.unplugged(member.pod, self.compiled) for member in now_is.members)
         self._tell(events.Adopted(found.gang, grants, holders=holders, crippled=crippled), now)
         if gang.key in self.machine.held:
@@ -565,10 +566,14 @@ class Shell:
             log.warning("a gang is not adopted yet: devices of it are not published", gang=gang.key, node=hidden)
         self._hidden.add(gang.key)
 
-    def _vacated(self, planned: carriers.PlannedPod) -> Iterator[str]:
+    def _vacated(self, namespace: str, planned: carriers.PlannedPod) -> Iterator[str]:
         """Yield the names under which a pod and its claims were counted as strangers: what they hold is the gang's now."""
-        gone = [event for _, pod in self.carrier.seen_pods(planned) for event in self.occupants.pod(pod, ours=True)]
-        for _, claim in self.carrier.seen_claims(planned):
+        gone = [
+            event
+            for _, pod in self.carrier.seen_pods(namespace, planned)
+            for event in self.occupants.pod(pod, ours=True)
+        ]
+        for _, claim in self.carrier.seen_claims(namespace, planned):
             gone += self.occupants.claim(claim, True, self.known.live)
         yield from (event.holder for event in gone if isinstance(event, events.Vacated))
 
@@ -646,7 +651,7 @@ class Shell:
         self.carrier.remember(plan, gang.key)
         if before is not None:
             kept = {pod.uid for pod in plan.pods}
-            self._look_again([pod for pod in before.pods if pod.uid not in kept])
+            self._look_again(before.identity.namespace, [pod for pod in before.pods if pod.uid not in kept])
         gang.evicted_at = None
         if self.sight.unwritten(plan, before):
             gang.state = following.State.WRITING
