@@ -162,7 +162,7 @@ class Scheduler:
         return self._answers
 
     def _wanted(self, pod: wire.Pod) -> request.PodRequest | None:
-        """Return what a pod asks of our devices; None for nothing, and for a pod that the mirror does not know yet."""
+        """Return what a pod asks of our devices; None for nothing, and for a pod that the mirror does not know as it is."""
         uid = pod.metadata.uid
         if uid in self._asked:
             return self._asked[uid]
@@ -170,6 +170,8 @@ class Scheduler:
         found = now.known.pod((pod.metadata.namespace, pod.metadata.name)) if now else None
         if now is None or found is None or found.uid != uid:
             return asked.from_containers(pod, "nvidia.com/gpu")
+        if found.gates:
+            return None  # kube-scheduler knows better: a leader has let the pod go, and its pin says where to
         try:
             wanted: request.PodRequest | None = now.sight.offered(found, now.compiled)
         except outline.NotYet:

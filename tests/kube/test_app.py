@@ -98,6 +98,28 @@ async def test_a_replica_that_stands_by_answers_by_what_is_taken(home: live.Clus
         await home.until(answers)
 
 
+async def test_a_standby_that_is_behind_refuses_no_pod_that_a_leader_has_let_go(home: live.Cluster) -> None:
+    """To it the pod has its gate yet, and others have all devices; kube-scheduler asks about no pod that has a gate."""
+    async with replica(home, "one") as one, replica(home, "two") as two:
+        await home.until(lambda: true(lambda: one.leading and two.shell is not None))
+        standby = two if one.leading else one
+        every = sorted(node["metadata"]["name"] for node in (await home.api.list("/api/v1/nodes"))[0])
+        await home.create(*(live.pod(f"a-{i}", "first", len(every)) for i in range(len(every))))
+        await home.bound(*(f"a-{i}" for i in range(len(every))))
+        await home.create(live.pod("gated", "second", 2), live.pod("free", gated=False))
+
+        async def answers() -> bool:
+            deciding, found = standby.decisions(), await home.pods()
+            asked = {
+                name: wire.Pod(wire.Metadata(name=name, namespace="default", uid=found[name]["metadata"]["uid"]))
+                for name in ("gated", "free")
+            }
+            told = {name: list(deciding.filter(pod, every).feasible) for name, pod in asked.items()} if deciding else {}
+            return told == {"gated": every, "free": []}
+
+        await home.until(answers)
+
+
 async def test_a_replica_that_can_not_follow_the_cluster_any_more_ends(
     home: live.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
