@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -36,7 +37,7 @@ class Service:
         tenants_of = tenants.Tenants(api)
         scraped = scrape.Scrape(
             scrape.Devices(given.node_name, given.driver),
-            lambda: found.found,
+            lambda: replace(found.found, topology=found.published),  # a lost GPU's health is told as long as it is lost
             watching,
             checkpoint.Store(given.folder),
             users.Kubelet(given.pod_resources, given.driver),

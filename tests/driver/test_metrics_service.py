@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dra_driver.metrics import server, service, work
 from dra_driver.probe import interface
 from tests.driver import conftest, host, metrics
 from tests.driver.metrics import background, until
+from tests.driver.test_inventory import without
 from tests.driver.test_publisher import Api
 
 
@@ -31,7 +33,8 @@ class Probe:
         return self.found
 
     def reading(self, gpu_uuid: str) -> interface.Reading:
-        return interface.Reading(gpu_uuid, utilization=5)
+        lost = all(gpu.uuid != gpu_uuid for gpu in self.found.topology.gpus)
+        return interface.Reading(gpu_uuid, lost=True) if lost else interface.Reading(gpu_uuid, utilization=5)
 
 
 def port(told: service.Service) -> int:
@@ -93,6 +96,20 @@ async def test_metrics_and_probes_over_http(tmp_path: Path) -> None:
         status, said = await fetched(told, "/readyz")
         assert status == 503 and "refused the driver: no such version" in said and "slices: ApiError: 403" in said
         assert (await fetched(told, "/other"))[0] == 404
+
+
+async def test_a_gpu_that_discovery_finds_no_more_is_told_to_have_failed(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (told, _):
+        whole = told._found.probe.found
+        told._found.tell(told._watching.found)
+        told._found.probe.found = replace(whole, topology=without(whole.topology, 2))
+        await told._found.refresh()
+        await told._watching.poll()
+        said = (await fetched(told, "/metrics"))[1]
+        lost = whole.topology.gpus[2].uuid
+        assert metrics.value(said, "hw_status", hw_id=lost, hw_state="failed") == 1
+        assert len(metrics.samples(said, "hw_status", hw_state="ok")) == 8
+        assert len(metrics.samples(said, "DCGM_FI_DEV_GPU_UTIL")) == 7
 
 
 async def test_health_dials_the_drivers_own_sockets(
