@@ -131,6 +131,24 @@ class Driver:
         for pod_uid in list(self.running):
             self.kill(pod_uid)
 
+    def arrive(self, deadline_s: float = 30.0) -> None:
+        """Start on a node of which no earlier test has a device any more.
+
+        A pod that finds none is tried again by kube-scheduler 1.34 when a claim is given back, but not when it is deleted.
+        """
+        self.start(deadline_s=deadline_s)
+        wait("no claim of an earlier test holds a device of the node", lambda: not self._held(), 90)
+
+    def _held(self) -> list[str]:
+        """Return the claims that have devices of the node."""
+        claims = json.loads(self.home.kubectl("get", "resourceclaims", "-A", "-o", "json"))["items"]
+        given = {one["metadata"]["name"]: (one.get("status") or {}).get("allocation") or {} for one in claims}
+        return [
+            name
+            for name, had in given.items()
+            if any(row["pool"] == self.node.name for row in (had.get("devices") or {}).get("results") or ())
+        ]
+
     def leave(self) -> None:
         """End everything and take the slices away, so that no later pod gets devices that nobody prepares."""
         self.close()

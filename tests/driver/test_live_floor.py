@@ -76,7 +76,7 @@ def hgx(hgx_module: live.Driver, real_nodes: clusters.Cluster) -> live.Driver:
 def mig(hgx: live.Driver, floor: clusters.Cluster, tmp_path: Path) -> Iterator[live.Driver]:
     """The driver on ``real-1``, a DGX A100 with one GPU in MIG mode."""
     found = driver_on(floor, "real-1", "dgx-a100", tmp_path / "mig", (3,))
-    found.start()
+    found.arrive()
     yield found
     found.leave()
 

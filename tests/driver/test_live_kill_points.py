@@ -35,7 +35,7 @@ def driver(real_session: clusters.Cluster, tmp_path_factory: pytest.TempPathFact
     gpus = tuple(replace(gpu, mig_enabled=gpu.index == 3) for gpu in built.gpus)
     folder = tmp_path_factory.mktemp("points") / "d"
     found = live.Driver(real_session, real_session.nodes["real-1"], replace(built, gpus=gpus), folder)
-    found.start(deadline_s=START_S)
+    found.arrive(START_S)
     yield found
     found.leave()
 

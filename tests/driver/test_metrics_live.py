@@ -57,7 +57,7 @@ def driver(real_nodes: clusters.Cluster, tmp_path: Path) -> Iterator[Metered]:
     gpus = tuple(replace(gpu, mig_enabled=gpu.index == 3) for gpu in built.gpus)
     folder, [port] = tmp_path / "d", ports.free(1)
     found = Metered(real_nodes, real_nodes.nodes["real-1"], replace(built, gpus=gpus), folder, port=port)
-    found.start()
+    found.arrive()
     live.wait("ready", lambda: found.fetch("/readyz")[0] == 200, 20)
     yield found
     found.leave()
