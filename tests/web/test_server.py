@@ -18,6 +18,7 @@ from hypothesis import given as over
 from hypothesis import strategies as st
 
 from scheduler.web import server, tls, wire
+from tests.testbed import ports
 from tests.web import certificates, given
 
 NAMES = ["n-0", "n-1", "n-2"]
@@ -52,6 +53,26 @@ async def test_recorded_requests_pass() -> None:
                 recorded = given.golden(f"extender-{verb}-1.{minor}.json")
                 async with session.post(f"/{verb}", json=recorded) as answer:
                     assert answer.status == 200, await answer.text()
+
+
+async def test_no_piece_of_an_answer_waits_for_an_acknowledgement() -> None:
+    """Linux delays those by 40 ms, which each pod would take at least."""
+    one = server.listening(server.Face(lambda: None), "127.0.0.1", ports.one())
+    serving = asyncio.create_task(one.serve())
+    try:
+        async with asyncio.timeout(10):
+            while not one.started:
+                await asyncio.sleep(0.01)
+            _, writer = await asyncio.open_connection(one.config.host, one.config.port)
+            while not one.server_state.connections:
+                await asyncio.sleep(0.01)
+        [connection] = one.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+    finally:
+        one.should_exit = True
+        await serving
 
 
 async def test_one_connection_serves_many_requests_refused_ones_too() -> None:
