@@ -644,8 +644,7 @@ class Machine:
         """Take the devices of a whole gang and say so."""
         gang = entry.gang
         self.queue.remove(gang.name)
-        for grant in found.grants:
-            self.snapshot.take(grant)
+        bulk.take_all(self.snapshot, found.grants)
         self.decisions += 1
         self._keep(gang, found, entry.key[1], now, confirmed=False)
         self._out.append(effects.Start(gang, found, self.decisions, self._because))
@@ -657,9 +656,8 @@ class Machine:
         self.ledger.charge(one.gang, -1)
         return one
 
-    def _give_back(self, grants: Collection[state.Grant]) -> None:
-        for grant in grants:
-            self.snapshot.release(grant)
+    def _give_back(self, grants: Sequence[state.Grant]) -> None:
+        bulk.release_all(self.snapshot, grants)
         self._settle(grants)
 
     def _settle(self, freed: Collection[state.Grant]) -> None:

@@ -15,7 +15,7 @@ from scheduler.kube.machine import Machine as Machine
 from scheduler.kube.machine import on_node, plugged
 from scheduler.model import admission, claim, fabric, levels, nvidia_slices, slices
 from scheduler.model import node as model
-from scheduler.placement import policy, scoring, target
+from scheduler.placement import engine, policy, scoring, target
 from scheduler.snapshot import topology
 
 
@@ -172,6 +172,7 @@ class Fleet:
         ready = self._scoring
         if ready is None or (ready.policy, ready.seed) != (chosen, seed) or (expected and ready.target != expected):
             ready = self._scoring = scoring.compile_scoring(chosen, found, expected, seed)
+            engine.prepare(ready)
         tainted = tuple(self._tainted())
         return Compiled(
             scoring=ready,

@@ -16,6 +16,7 @@ from scheduler.placement import (
     devices,
     domains,
     fit,
+    gang_price,
     placement,
     refusal,
     scoring,
@@ -27,6 +28,13 @@ TRIES = 32
 
 ROOT = 0
 """Vertex of the whole fleet."""
+
+
+def prepare(score: scoring.Scoring) -> None:
+    """Compute what depends on the fleet alone, which else the first gang would wait for: 20 ms for 500 nodes."""
+    gang_price.worth(score.topology)
+    bandwidth.rates(score.topology, score.policy.spec.gangs.devices)
+    domains.family(score.topology.tree)
 
 
 def place(

@@ -51,6 +51,7 @@ class Worth:
     between: tuple[int, ...]
 
 
+@lru_cache(maxsize=4096)
 def buddy(size: int, unit: int) -> Ints:
     """Return the worth of 0..size free pieces of a domain of `size` pieces, shape (size + 1,).
 
@@ -69,7 +70,9 @@ def buddy(size: int, unit: int) -> Ints:
     free = np.arange(size + 1, dtype=np.int64)
     steps = 1 << np.arange(max(size, 1).bit_length(), dtype=np.int64)
     usable = (steps[:, None] * (free // steps[:, None])).sum(axis=0)
-    return np.asarray(unit * usable // len(steps))
+    worth_of = np.asarray(unit * usable // len(steps))
+    worth_of.setflags(write=False)  # most domains of a fleet share one
+    return worth_of
 
 
 @lru_cache(maxsize=16)
