@@ -84,6 +84,8 @@ class Watcher:
     ----------
     known, readings, instances, xids : dict
         By GPU UUID: the health, the last reading, the MIG instances, the last XID of a GPU that had one in this boot.
+    before : dict
+        The last reading before that one which tells of NVLinks.
     read_at : dict
         When each GPU was read last, by the monotonic clock: a call that hangs leaves old readings.
     gone : dict
@@ -107,6 +109,7 @@ class Watcher:
         self._reader = reader.Reader(probe, self._took, threads)
         self.known: dict[str, model.Health] = faults.read()
         self.readings: dict[str, interface.Reading] = {}
+        self.before: dict[str, interface.Reading] = {}
         self.read_at: dict[str, float] = {}
         self.instances: dict[str, Sequence[mig.Instance]] = {}
         self.xids = _xids(self.known)
@@ -182,6 +185,9 @@ class Watcher:
         """Take over a reading; a GPU that does not tell its MIG instances keeps those that are known."""
         if gpu.uuid in self.gone:
             return
+        old = self.readings.get(gpu.uuid)
+        if old is not None and old.nvlink_kib is not None:
+            self.before[gpu.uuid] = old
         self.readings[gpu.uuid], self.read_at[gpu.uuid] = seen, time.monotonic()
         self.instances[gpu.uuid] = self.instances.get(gpu.uuid, ()) if made is None else made
         self._judge(seen)

@@ -183,6 +183,22 @@ async def test_a_disk_that_takes_nothing_costs_no_taint_and_is_made_up_for(tmp_p
         assert seen[-1] == told[-1], "a restart forgets a fault, or gives its taint another time"
 
 
+async def test_the_reading_before_is_the_last_that_told_of_nvlinks(tmp_path: Path) -> None:
+    class Counts(Probe):
+        kib: int | None = None
+
+        def reading(self, gpu_uuid: str) -> interface.Reading:
+            return interface.Reading(gpu_uuid, nvlink_kib=self.kib)
+
+    probe = Counts()
+    watched, seen = opened(tmp_path, probe), []
+    for probe.kib in (None, 1, 2, None, 3):
+        await watched.poll()
+        before = watched.before.get(UUID)
+        seen.append((before and before.nvlink_kib, watched.readings[UUID].nvlink_kib))
+    assert seen == [(None, None), (None, 1), (1, 2), (2, None), (2, 3)]
+
+
 async def test_an_xid_of_one_mig_instance_taints_what_shares_its_memory(tmp_path: Path) -> None:
     machine = host.machine("hgx-h100", mig_gpus=(1,))
     gpu = machine.gpus[1]
