@@ -34,7 +34,7 @@ from dra_driver import (
     state,
 )
 from dra_driver import config as settings
-from dra_driver.health import source, taints, watcher
+from dra_driver.health import kept, source, taints, watcher
 from dra_driver.metrics import service, work
 from dra_driver.probe import interface
 from dra_driver.publish import publisher, turn
@@ -214,7 +214,7 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
 def _watcher(
     config: settings.Config, probe: interface.Probe, machine: model_node.NodeTopology, threads: futures.Executor
 ) -> watcher.Watcher:
-    faults = watcher.Faults(config.folder / "faults.json", checkpoint.boot_id(config.root))
+    faults = kept.Faults(config.folder / "faults.json", checkpoint.boot_id(config.root))
     times = taints.Times(config.folder / "taints.json")
     return watcher.Watcher(probe, machine, source.Source(machine.name), times, faults, config.health_s, threads)
 

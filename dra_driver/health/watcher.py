@@ -8,19 +8,15 @@ reboot does not.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
 import structlog
 
-from dra_driver import checkpoint, healthstream, mig
-from dra_driver.health import model, places, reader, source, taints
+from dra_driver import healthstream, mig
+from dra_driver.health import kept, model, places, reader, source, taints
 from dra_driver.probe import interface
 from scheduler.model import device, node
 
@@ -28,53 +24,10 @@ log = structlog.get_logger()
 
 POLL_S = 5.0
 WAIT_S = 1.0  # for events; a driver that stops waits for the thread so long
-MAX_FILE = 1 << 20
 
 Health = Mapping[str, model.Health]
 Taints = Mapping[str, Sequence[Mapping[str, str]]]
 Listener = Callable[[node.NodeTopology, Taints], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What the file has: faults that no reading tells, by GPU UUID."""
-
-    boot_id: str
-    faults: dict[str, list[model.Fault]]
-
-
-class Faults:
-    """The file of the faults that only events tell."""
-
-    def __init__(self, path: Path, boot_id: str) -> None:
-        self.path, self.boot_id = path, boot_id
-        self._written = msgspec.json.encode(_Kept(boot_id, {}))  # a file that is not there says the same
-
-    def read(self) -> dict[str, model.Health]:
-        """Return the faults of this boot; a file that cannot be read is told in the log and set aside."""
-        try:
-            self._written = self.path.read_bytes()[:MAX_FILE]
-            kept = msgspec.json.decode(self._written, type=_Kept)
-        except FileNotFoundError:
-            return {}
-        except (msgspec.MsgspecError, OSError, UnicodeDecodeError) as error:
-            log.error("faults seen before are unknown; the file is set aside", file=str(self.path), error=str(error))
-            with contextlib.suppress(OSError):  # it is written over with the next fault
-                self.path.replace(self.path.with_suffix(".corrupt"))
-            return {}
-        if kept.boot_id != self.boot_id:
-            return {}
-        return {uuid: model.Health(uuid, {fault.key: fault for fault in found}) for uuid, found in kept.faults.items()}
-
-    def write(self, known: Health) -> None:
-        """Keep the faults where they changed."""
-        told = {
-            uuid: [f for f in health.faults.values() if f.kind not in model.POLLED] for uuid, health in known.items()
-        }
-        data = msgspec.json.encode(_Kept(self.boot_id, {uuid: found for uuid, found in told.items() if found}))
-        if data != self._written:
-            checkpoint.replace_file(self.path, data, "faults")
-            self._written = data
 
 
 class Watcher:
@@ -100,7 +53,7 @@ class Watcher:
         machine: node.NodeTopology,
         listed: source.Source,
         times: taints.Times,
-        faults: Faults,
+        faults: kept.Faults,
         poll_s: float = POLL_S,
         threads: futures.Executor | None = None,
     ) -> None:

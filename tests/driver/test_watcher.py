@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dra_driver import healthstream, mig
-from dra_driver.health import places, source, taints, watcher
+from dra_driver.health import kept, places, source, taints, watcher
 from dra_driver.probe import interface
 from dra_driver.publish import publisher
 from scheduler.model import claim, machines, slices
@@ -37,7 +37,7 @@ class Probe:
 
 
 def opened(folder: Path, probe: Probe, boot: str = "one") -> watcher.Watcher:
-    faults, times = watcher.Faults(folder / "faults.json", boot), taints.Times(folder / "taints.json")
+    faults, times = kept.Faults(folder / "faults.json", boot), taints.Times(folder / "taints.json")
     return watcher.Watcher(probe, MACHINE, source.Source("node-a"), times, faults, poll_s=0.02)
 
 
@@ -209,7 +209,7 @@ async def test_an_xid_of_one_mig_instance_taints_what_shares_its_memory(tmp_path
             return [made]
 
     def begun() -> watcher.Watcher:
-        faults, times = watcher.Faults(tmp_path / "faults.json", "one"), taints.Times(tmp_path / "taints.json")
+        faults, times = kept.Faults(tmp_path / "faults.json", "one"), taints.Times(tmp_path / "taints.json")
         return watcher.Watcher(Cut(), machine, source.Source("node-a"), times, faults)
 
     touched = {p.name for p in claim.partitions_of(gpu) if p.start < 4 and p.start + p.profile.memory_slices > 2}
