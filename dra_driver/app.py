@@ -34,7 +34,7 @@ from dra_driver import (
     state,
 )
 from dra_driver import config as settings
-from dra_driver.health import kept, source, taints, watcher
+from dra_driver.health import clearing, kept, source, taints, watcher
 from dra_driver.metrics import service, work
 from dra_driver.probe import interface
 from dra_driver.publish import publisher, turn
@@ -61,6 +61,7 @@ class Node:
     machine: state.Machine
     hardware: mig.Hardware
     driver_version: Callable[[], str]
+    events: claims_api.NodeEvents
     health: healthstream.Source | None = None
     services: Sequence[Service] = ()
     hooks: instance.Hooks = instance.Hooks()
@@ -95,14 +96,13 @@ async def serve(
 ) -> None:
     """Run one instance until SIGTERM or SIGINT, and leave cleanly."""
     status = claims_api.StatusWriter(api, config.driver, node.machine)
-    events = claims_api.NodeEvents(api, config.driver, config.node_name)
 
     def prepared_claim(entry: Any) -> None:
         status.tell(entry)
         node.hooks.prepared_claim(entry)
 
     def event(reason: str, message: str) -> None:
-        events.tell(reason, message)
+        node.events.tell(reason, message)
         node.hooks.event(reason, message)
 
     def call_ended(call: plugin.Call) -> None:
@@ -126,7 +126,7 @@ async def serve(
         node.tell_stream(running.stream.changed)
     with _signals() as stopped:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work()) for work in (status.run, events.run, *node.services)]
+            tasks = [group.create_task(work()) for work in (status.run, node.events.run, *node.services)]
             if await _started(running, stopped):
                 tasks.append(group.create_task(running.run()))
                 ready()
@@ -186,6 +186,8 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
             watching = _watcher(config, probe, found.published, reading)
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(watching.found)
+            events = claims_api.NodeEvents(api, config.driver, config.node_name)
+            watching.tell_cleared(lambda request, name: events.note("FaultsCleared", _cleared(request, name)))
             await watching.start()
             told = service.Service(config, api, found, watching, publishing, measured)
             services = (lambda: found.run(config.discover_s), watching.run, publishing.run, *told.services)
@@ -193,6 +195,7 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
                 found,
                 probe,
                 lambda: found.found.driver_release,
+                events,
                 watching.source,
                 services,
                 instance.Hooks(registered=told.registration),
@@ -214,9 +217,19 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
 def _watcher(
     config: settings.Config, probe: interface.Probe, machine: model_node.NodeTopology, threads: futures.Executor
 ) -> watcher.Watcher:
+    requests = clearing.Clearing(clearing.Folder(config.folder / clearing.FOLDER))
     faults = kept.Faults(config.folder / "faults.json", checkpoint.boot_id(config.root))
     times = taints.Times(config.folder / "taints.json")
-    return watcher.Watcher(probe, machine, source.Source(machine.name), times, faults, config.health_s, threads)
+    return watcher.Watcher(
+        probe, machine, source.Source(machine.name), times, faults, config.health_s, threads, requests
+    )
+
+
+def _cleared(request: clearing.Request, name: str) -> str:
+    """Return what an Event says of faults that an operator ended."""
+    ended = "; ".join(request.ended) or "there was none"
+    stay = f"; it still has: {'; '.join(request.stay)}" if request.stay else ""
+    return f"{name} ({request.gpu_uuid}): an operator cleared its faults: {ended}{stay}"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""The file of the faults that only events tell, with the boot's identity: a restart keeps them, and a reboot does not."""
+"""The file of the faults, with the boot's identity: a restart keeps those that only events tell, and a reboot does not.
+
+Those that readings tell are in it for the command ``health`` alone.
+"""
 
 from __future__ import annotations
 
@@ -19,42 +22,52 @@ MAX_FILE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """What the file has: faults that no reading tells, by GPU UUID."""
+class Kept:
+    """What the file has: faults by GPU UUID."""
 
     boot_id: str
     faults: dict[str, list[model.Fault]]
 
+    def known(self, *, told_by_readings: bool) -> dict[str, model.Health]:
+        """Return the health of the GPUs, with or without what readings tell."""
+        return {
+            uuid: model.Health(uuid, {f.key: f for f in some if told_by_readings or f.kind not in model.POLLED})
+            for uuid, some in self.faults.items()
+        }
+
+
+def decoded(data: bytes) -> Kept:
+    """Return what the file has; raises `ValueError`."""
+    return msgspec.json.decode(data[:MAX_FILE], type=Kept)
+
 
 class Faults:
-    """The file of the faults that only events tell."""
+    """The file, as the driver keeps it."""
 
     def __init__(self, path: Path, boot_id: str) -> None:
         self.path, self.boot_id = path, boot_id
-        self._written = msgspec.json.encode(_Kept(boot_id, {}))  # a file that is not there says the same
+        self._written = msgspec.json.encode(Kept(boot_id, {}))  # a file that is not there says the same
 
     def read(self) -> dict[str, model.Health]:
-        """Return the faults of this boot; a file that cannot be read is told in the log and set aside."""
+        """Return the faults of this boot that no reading tells; a file that cannot be read is told in the log and set aside."""
         try:
-            self._written = self.path.read_bytes()[:MAX_FILE]
-            found = msgspec.json.decode(self._written, type=_Kept)
+            self._written = self.path.read_bytes()
+            found = decoded(self._written)
         except FileNotFoundError:
             return {}
-        except (msgspec.MsgspecError, OSError, UnicodeDecodeError) as error:
+        except (ValueError, OSError) as error:
             log.error("faults seen before are unknown; the file is set aside", file=str(self.path), error=str(error))
             with contextlib.suppress(OSError):  # it is written over with the next fault
                 self.path.replace(self.path.with_suffix(".corrupt"))
             return {}
         if found.boot_id != self.boot_id:
             return {}
-        return {uuid: model.Health(uuid, {fault.key: fault for fault in some}) for uuid, some in found.faults.items()}
+        return {uuid: one for uuid, one in found.known(told_by_readings=False).items() if one.faults}
 
     def write(self, known: Mapping[str, model.Health]) -> None:
         """Keep the faults where they changed."""
-        told = {
-            uuid: [f for f in health.faults.values() if f.kind not in model.POLLED] for uuid, health in known.items()
-        }
-        data = msgspec.json.encode(_Kept(self.boot_id, {uuid: found for uuid, found in told.items() if found}))
+        told = {uuid: list(health.faults.values()) for uuid, health in known.items() if health.faults}
+        data = msgspec.json.encode(Kept(self.boot_id, told))
         if data != self._written:
             checkpoint.replace_file(self.path, data, "faults")
             self._written = data

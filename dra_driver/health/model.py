@@ -1,7 +1,7 @@
 """What is wrong with each GPU, from events and readings: pure, the time is passed in.
 
 A reading replaces what the one before it said, so a state that ends clears its fault. Faults that only an event tells
-last until the GPU was reset (`reset`), XIDs of programs until `FADE_S` later.
+last until the GPU was reset (`reset`) or an operator says so (`cleared`), XIDs of programs until `FADE_S` later.
 """
 
 from __future__ import annotations
@@ -122,6 +122,11 @@ def reading(health: Health, seen: interface.Reading, now_s: float) -> Health:
 def reset(health: Health) -> Health:
     """Return the health after the GPU was reset or the node booted: only new readings count."""
     return Health(health.gpu_uuid, {})
+
+
+def cleared(health: Health) -> Health:
+    """Return the health after an operator said that what happened is over: what readings tell stays."""
+    return Health(health.gpu_uuid, {k: f for k, f in health.faults.items() if f.kind in POLLED}, health.ecc_uncorrected)
 
 
 def _with(health: Health, fault: Fault) -> Health:

@@ -1,8 +1,8 @@
 """Follows the hardware's events and polls every GPU, and tells what is wrong to the slices and to the health stream.
 
 A fault that only an event tells lasts until the GPU was reset. A reset is seen as the end of a recovery action, or as the
-return of a lost GPU. Such faults are in a file with the boot's identity, so that a restart of the driver keeps them and a
-reboot does not.
+return of a lost GPU; where a GPU or its driver has no recovery actions, an operator says that it was reset (`clearing`).
+Such faults are in a file with the boot's identity, so that a restart of the driver keeps them and a reboot does not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent import futures
 import structlog
 
 from dra_driver import healthstream, mig
-from dra_driver.health import kept, model, places, reader, source, taints
+from dra_driver.health import clearing, kept, model, places, reader, source, taints
 from dra_driver.probe import interface
 from scheduler.model import device, node
 
@@ -56,9 +56,10 @@ class Watcher:
         faults: kept.Faults,
         poll_s: float = POLL_S,
         threads: futures.Executor | None = None,
+        requests: clearing.Clearing | None = None,
     ) -> None:
         self._probe, self._machine, self.source, self._times, self._poll_s = probe, machine, listed, times, poll_s
-        self._faults, self._threads = faults, threads
+        self._faults, self._threads, self._requests = faults, threads, requests
         self._reader = reader.Reader(probe, self._took, threads)
         self.known: dict[str, model.Health] = faults.read()
         self.readings: dict[str, interface.Reading] = {}
@@ -74,6 +75,7 @@ class Watcher:
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
+        self._cleared: list[Callable[[clearing.Request, str], None]] = []
         self.ended = ""
 
     def tell(self, listener: Listener) -> None:
@@ -87,6 +89,10 @@ class Watcher:
     def tell_end(self, stop: Callable[[], None]) -> None:
         """Call `stop` when the hardware cannot be reached any more by this process."""
         self._at_end.append(stop)
+
+    def tell_cleared(self, cleared: Callable[[clearing.Request, str], None]) -> None:
+        """Call `cleared` with a request to clear faults that was carried out, and the name of its GPU."""
+        self._cleared.append(cleared)
 
     def found(self, machine: node.NodeTopology) -> None:
         """Take over another list of devices; it is told with the next poll. A GPU that is in it no more is lost."""
@@ -104,7 +110,9 @@ class Watcher:
         await self.poll()
         if self.ended:
             raise interface.SessionEnded(self.ended)
+        await self._clear()
         await self._publish()
+        await self._answer()
 
     async def run(self) -> None:
         try:
@@ -153,13 +161,30 @@ class Watcher:
         while True:
             await asyncio.sleep(self._poll_s)
             await self.poll()
+            await self._clear()
             if self._told != (self._machine, _faults(self.known)):
                 await self._publish()
-                continue
-            if self._unkept:
-                async with self._publishing:
-                    await asyncio.to_thread(self._write, dict(self.known))
-            self._tell_stream()  # the times of the stream go on
+            else:
+                if self._unkept:
+                    async with self._publishing:
+                        await asyncio.to_thread(self._write, dict(self.known))
+                self._tell_stream()  # the times of the stream go on
+            await self._answer()
+
+    async def _clear(self) -> None:
+        """End the faults that an operator says are over."""
+        if self._requests is not None:
+            for request in await asyncio.to_thread(self._requests.new):
+                self._requests.carry_out(request, self.known)
+
+    async def _answer(self) -> None:
+        """Say what was cleared, once a restart would not bring it back."""
+        if self._requests is None or self._unkept:
+            return
+        names = {gpu.uuid: gpu.name for gpu in (*self._machine.gpus, *self.gone.values())}
+        for request in await asyncio.to_thread(self._requests.answer):
+            for cleared in self._cleared:
+                cleared(request, names.get(request.gpu_uuid, "GPU"))
 
     async def _follow(self) -> None:
         told = ""
