@@ -13,7 +13,7 @@ import pydantic
 import yaml
 from click import core
 
-from dra_driver import app, checkpoint, mig, sockets
+from dra_driver import app, checkpoint, leaving, mig, sockets
 from dra_driver.commands import doctor, health
 from dra_driver.config import Config
 from dra_driver.probe import host, late, roots
@@ -99,6 +99,11 @@ def run(**values: Any) -> None:
     """Serve the kubelet of this node until SIGTERM."""
     config = configured(values)
     app.set_up_logs(config.log_level)
+    with leaving.whatever_hangs():
+        _serve(config)
+
+
+def _serve(config: Config) -> None:
     try:
         _ = config.sockets  # a path that is too long is told before anything is started
         root = roots.Root(config.root)
