@@ -53,7 +53,10 @@ class NvmlProbe:
         try:
             pynvml.nvmlInitWithFlags(pynvml.NVML_INIT_FLAG_NO_GPUS)
         except pynvml.NVMLError as error:
-            raise mig.HardwareError(f"NVML: nvmlInit: {error}") from error  # no session has ended: there was none
+            # No session has ended, there was none; but a library stays in its process, whichever the kernel's driver is.
+            mapped = error.value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+            kind = interface.SessionEnded if mapped else mig.HardwareError
+            raise kind(f"NVML: nvmlInit: {error}") from error
 
     def close(self) -> None:
         """End the session."""

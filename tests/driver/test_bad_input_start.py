@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.driver import kubelet, small_disk
 from tests.driver.test_live_kill import MADE
 from tests.driver.victim import UP_S, Server, Victim, calling, prepared, serving, victim
 from tests.driver.zygote import Zygote
-from tests.hardware import machine
+from tests.hardware import library, machine
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +120,33 @@ async def test_a_gpu_driver_that_is_replaced_below_it_makes_it_start_again(
         assert driver.code == 1 and "the driver must start again" in driver.told() and reason in driver.told()
         assert driver.told().splitlines()[-1].startswith("Error: GPU GPU-")
         assert driver.prepared() == before and set(names) <= set(await devices(server))  # it may publish till then
+        machine.clear(driver.state)
+        assert await driver.come_up()
+        async with calling(driver) as calls:
+            assert await prepared(calls, server.claims["cut"], server.claims["whole"]) == ["", ""]
+        driver.stop()
+
+
+async def test_a_library_that_does_not_fit_the_gpu_driver_is_served_without_and_then_a_new_process_tries(
+    short_folder: Path, starter: Zygote
+) -> None:
+    program = (
+        "from dra_driver.probe import late; late.LateProbe.__init__.__defaults__ = (1.0,);"
+        "from dra_driver import cli; cli.main()"
+    )
+    async with two_prepared(short_folder, starter) as (server, driver):
+        before = driver.prepared()
+        machine.rule(driver.state, "nvmlInitWithFlags", code=RM_MISMATCH)
+        argv = [*driver.argv(), f"--library={library.folder() / library.NAME}"]
+        argv[argv.index("-c") + 1] = program
+        driver.log.unlink()
+        with driver.log.open("ab") as log:
+            driver.running[""] = subprocess.Popen(argv, stdout=log, stderr=log, env=driver.environment())
+        await kubelet.until(lambda: driver.code is not None, UP_S)
+        assert driver.code == 1 and '"event":"serving"' in driver.told() and '"event":"stopped"' in driver.told()
+        last = driver.told().splitlines()[-1]
+        assert last.startswith("Error: NVML: nvmlInit: RM has detected an NVML/RM version mismatch.")
+        assert last.endswith("the driver must start again") and driver.prepared() == before
         machine.clear(driver.state)
         assert await driver.come_up()
         async with calling(driver) as calls:
