@@ -187,7 +187,7 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(watching.found)
             events = claims_api.NodeEvents(api, config.driver, config.node_name)
-            watching.tell_cleared(lambda request, name: events.note("FaultsCleared", _cleared(request, name)))
+            watching.tell_cleared(lambda request, name: events.note("FaultsCleared", request.told(name)))
             await watching.start()
             told = service.Service(config, api, found, watching, publishing, measured)
             services = (lambda: found.run(config.discover_s), watching.run, publishing.run, *told.services)
@@ -228,13 +228,6 @@ def _watcher(
     return watcher.Watcher(
         probe, machine, source.Source(machine.name), times, faults, config.health_s, reading, requests
     )
-
-
-def _cleared(request: clearing.Request, name: str) -> str:
-    """Return what an Event says of faults that an operator ended."""
-    ended = "; ".join(request.ended) or "there was none"
-    stay = f"; it still has: {'; '.join(request.stay)}" if request.stay else ""
-    return f"{name} ({request.gpu_uuid}): an operator cleared its faults: {ended}{stay}"
 
 
 @contextlib.contextmanager

@@ -44,6 +44,12 @@ class Request(msgspec.Struct, frozen=True):
     ended: tuple[str, ...] = ()
     stay: tuple[str, ...] = ()
 
+    def told(self, name: str) -> str:
+        """Return what an Event says of it; `name` is that of the GPU."""
+        ended = "; ".join(self.ended) or "there was none"
+        stay = f"; it still has: {'; '.join(self.stay)}" if self.stay else ""
+        return f"{name} ({self.gpu_uuid}): an operator cleared its faults: {ended}{stay}"
+
 
 class Folder:
     """The files."""

@@ -6,7 +6,8 @@ Those that readings tell are in it for the command ``health`` alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import msgspec
 import structlog
 
 from dra_driver import checkpoint
-from dra_driver.health import model
+from dra_driver.health import model, places, taints
 
 log = structlog.get_logger()
 
@@ -71,3 +72,36 @@ class Faults:
         if data != self._written:
             checkpoint.replace_file(self.path, data, "faults")
             self._written = data
+
+
+class Files:
+    """What a restart needs: the faults, and since when each taint is there.
+
+    Attributes
+    ----------
+    problem : str
+        Why the files are not as they should be.
+    """
+
+    def __init__(self, faults: Faults, times: taints.Times) -> None:
+        self._faults, self._times, self.problem = faults, times, ""
+
+    def keep(self, known: Mapping[str, model.Health]) -> Mapping[str, Sequence[Mapping[str, str]]]:
+        """Return the taints by place, and write the files."""
+        found = self._times.taints(places.split(known))
+        self.write(known)
+        return found
+
+    def write(self, known: Mapping[str, model.Health]) -> None:
+        """Write what changed; what a full disk does not take is told, and has to be tried again."""
+        problems = []
+        writes: tuple[Callable[[], None], ...] = (functools.partial(self._faults.write, known), self._times.write)
+        for write in writes:
+            try:
+                write()
+            except OSError as error:
+                problems.append(str(error))
+        problem = "; ".join(problems)
+        if problem and problem != self.problem:
+            log.error("a restart would forget faults", error=problem)
+        self.problem = problem

@@ -119,6 +119,13 @@ def reading(health: Health, seen: interface.Reading, now_s: float) -> Health:
     return Health(health.gpu_uuid, kept, ecc)
 
 
+def polled(health: Health, seen: interface.Reading, now_s: float) -> Health:
+    """Return the health after a poll; where it shows that a reset is over, faults told by events are over too."""
+    back = "gpu-lost" in health.faults and not seen.lost
+    recovered = "recovery-action" in health.faults and seen.recovery_action == 0
+    return reading(reset(health) if back or recovered else health, seen, now_s)
+
+
 def reset(health: Health) -> Health:
     """Return the health after the GPU was reset or the node booted: only new readings count."""
     return Health(health.gpu_uuid, {})

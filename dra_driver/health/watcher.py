@@ -8,7 +8,6 @@ Such faults are in a file with the boot's identity, so that a restart of the dri
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -58,8 +57,8 @@ class Watcher:
         threads: futures.Executor | None = None,
         requests: clearing.Clearing | None = None,
     ) -> None:
-        self._probe, self._machine, self.source, self._times, self._poll_s = probe, machine, listed, times, poll_s
-        self._faults, self._threads, self._requests = faults, threads, requests
+        self._probe, self._machine, self.source, self._poll_s = probe, machine, listed, poll_s
+        self._files, self._threads, self._requests = kept.Files(faults, times), threads, requests
         self._reader = reader.Reader(probe, self._took, threads)
         self.known: dict[str, model.Health] = faults.read()
         self.readings: dict[str, interface.Reading] = {}
@@ -71,7 +70,6 @@ class Watcher:
         self._told: tuple[node.NodeTopology, dict[str, Mapping[str, model.Fault]]] | None = None
         # Events and polls publish; what the listeners are told last must be what is known last.
         self._publishing = asyncio.Lock()
-        self._unkept = ""  # why the files are not as they should be
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
@@ -155,7 +153,7 @@ class Watcher:
 
     def _judge(self, seen: interface.Reading) -> None:
         before = self.known.get(seen.gpu_uuid) or model.Health(seen.gpu_uuid, {})
-        self.known[seen.gpu_uuid] = _after(before, seen, time.time())
+        self.known[seen.gpu_uuid] = model.polled(before, seen, time.time())
 
     async def _poll_often(self) -> None:
         while True:
@@ -165,9 +163,9 @@ class Watcher:
             if self._told != (self._machine, _faults(self.known)):
                 await self._publish()
             else:
-                if self._unkept:
+                if self._files.problem:
                     async with self._publishing:
-                        await asyncio.to_thread(self._write, dict(self.known))
+                        await asyncio.to_thread(self._files.write, dict(self.known))
                 self._tell_stream()  # the times of the stream go on
             await self._answer()
 
@@ -179,7 +177,7 @@ class Watcher:
 
     async def _answer(self) -> None:
         """Say what was cleared, once a restart would not bring it back."""
-        if self._requests is None or self._unkept:
+        if self._requests is None or self._files.problem:
             return
         names = {gpu.uuid: gpu.name for gpu in (*self._machine.gpus, *self.gone.values())}
         for request in await asyncio.to_thread(self._requests.answer):
@@ -223,7 +221,7 @@ class Watcher:
     async def _publish(self) -> None:
         async with self._publishing:
             machine, known = self._machine, dict(self.known)
-            by_name = places.named(machine, await asyncio.to_thread(self._keep, known))
+            by_name = places.named(machine, await asyncio.to_thread(self._files.keep, known))
             log.info("health", taints={name: [t["key"] for t in found] for name, found in by_name.items()})
             for listener in self._listeners:
                 listener(machine, by_name)
@@ -235,26 +233,6 @@ class Watcher:
             for changed in self._stream:
                 changed()
 
-    def _keep(self, known: Health) -> Mapping[str, Sequence[Mapping[str, str]]]:
-        """Return the taints, and write what a restart needs."""
-        found = self._times.taints(places.split(known))
-        self._write(known)
-        return found
-
-    def _write(self, known: Health) -> None:
-        """Write what a restart needs; what a full disk does not take is told, and tried again with the next poll."""
-        problems = []
-        writes: tuple[Callable[[], None], ...] = (functools.partial(self._faults.write, known), self._times.write)
-        for write in writes:
-            try:
-                write()
-            except OSError as error:
-                problems.append(str(error))
-        unkept = "; ".join(problems)
-        if unkept and unkept != self._unkept:
-            log.error("a restart would forget faults", error=unkept)
-        self._unkept = unkept
-
 
 def _faults(known: Health) -> dict[str, Mapping[str, model.Fault]]:
     return {uuid: health.faults for uuid, health in known.items() if health.faults}
@@ -264,10 +242,3 @@ def _xids(known: Health) -> dict[str, int]:
     """Return the XIDs among faults that a restart kept."""
     faults = [(uuid, fault) for uuid, health in known.items() for fault in health.faults.values()]
     return {uuid: int(fault.value) for uuid, fault in faults if fault.kind == "xid"}
-
-
-def _after(health: model.Health, seen: interface.Reading, now_s: float) -> model.Health:
-    """Return the health after a reading; where it shows that a reset is over, faults told by events are over too."""
-    back = "gpu-lost" in health.faults and not seen.lost
-    recovered = "recovery-action" in health.faults and seen.recovery_action == 0
-    return model.reading(model.reset(health) if back or recovered else health, seen, now_s)

@@ -178,10 +178,10 @@ async def test_nothing_is_said_to_be_cleared_that_a_restart_would_bring_back(
     def full(known: object) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(watched._faults, "write", full)
+    monkeypatch.setattr(watched._files._faults, "write", full)
     work = asyncio.create_task(watched.run())
     await kubelet.until(lambda: UUID not in watched.known or not watched.known[UUID].faults, 20)
-    await kubelet.until(lambda: watched._unkept, 20)
+    await kubelet.until(lambda: watched._files.problem, 20)
     assert not said and not requests.read(UUID).taken
     monkeypatch.undo()
     await kubelet.until(lambda: said, 20)

@@ -54,7 +54,7 @@ async def test_the_last_that_is_told_is_the_last_that_is_known(tmp_path: Path, m
     watched, told = opened(tmp_path, Probe()), []
     watched.tell(lambda machine, found: told.append(sorted(found)))
     await watched.start()
-    slow, write = threading.Event(), watched._write
+    slow, write = threading.Event(), watched._files.write
     entered = threading.Event()
 
     def wait_first(known: watcher.Health) -> None:
@@ -63,7 +63,7 @@ async def test_the_last_that_is_told_is_the_last_that_is_known(tmp_path: Path, m
             slow.wait(20)
         write(known)
 
-    monkeypatch.setattr(watched, "_write", wait_first)
+    monkeypatch.setattr(watched._files, "write", wait_first)
     older = asyncio.create_task(watched._publish())
     await asyncio.to_thread(entered.wait, 20)
     hit(watched, [79])
@@ -230,4 +230,4 @@ async def test_an_xid_of_one_mig_instance_taints_what_shares_its_memory(tmp_path
 
 
 def _told(watched: watcher.Watcher) -> watcher.Taints:
-    return places.named(watched._machine, watched._keep(watched.known))
+    return places.named(watched._machine, watched._files.keep(watched.known))
