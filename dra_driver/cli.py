@@ -16,7 +16,7 @@ from click import core
 from dra_driver import app, checkpoint, leaving, mig, sockets
 from dra_driver.commands import doctor, health
 from dra_driver.config import Config
-from dra_driver.probe import host, late, roots
+from dra_driver.probe import host, late, pci, roots
 from scheduler.apiserver import access
 
 MAX_FILE = 1024 * 1024
@@ -105,7 +105,7 @@ def run(**values: Any) -> None:
 
 def _serve(config: Config) -> None:
     try:
-        _ = config.sockets  # a path that is too long is told before anything is started
+        _ = config.sockets, pci.mapping(config.accelerators or pci.MAPPING)  # told before anything is started
         root = roots.Root(config.root)
         probe = late.LateProbe(
             lambda: host.probe(root, config.node_name, config.library, config.accelerators, config.driver_root)

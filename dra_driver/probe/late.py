@@ -9,7 +9,6 @@ started again and again, with ever longer pauses, in which nothing is given back
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,12 +24,10 @@ class LateProbe:
     """Opens another probe with the first call for which that is possible; before that each call fails with the reason."""
 
     def __init__(self, opening: Callable[[], interface.Probe], misfit_s: float = MISFIT_S) -> None:
-        """Try once; what is no error of the hardware is raised."""
+        """Try nothing yet: it may never return."""
         self._opening, self._misfit_s, self._lock = opening, misfit_s, threading.Lock()
         self._misfit_since: float | None = None
         self._probe: interface.Probe | None = None
-        with contextlib.suppress(mig.HardwareError):  # each call says so
-            self._open()
 
     def _open(self) -> interface.Probe:
         with self._lock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tests.driver import kubelet, small_disk
 from tests.driver.test_live_kill import MADE
 from tests.driver.victim import UP_S, Server, Victim, calling, prepared, serving, victim
 from tests.driver.zygote import Zygote
-from tests.hardware import library, machine
+from tests.hardware import machine
 
 pytestmark = pytest.mark.slow
 
@@ -137,11 +136,7 @@ async def test_a_library_that_does_not_fit_the_gpu_driver_is_served_without_and_
     async with two_prepared(short_folder, starter) as (server, driver):
         before = driver.prepared()
         machine.rule(driver.state, "nvmlInitWithFlags", code=RM_MISMATCH)
-        argv = [*driver.argv(), f"--library={library.folder() / library.NAME}"]
-        argv[argv.index("-c") + 1] = program
-        driver.log.unlink()
-        with driver.log.open("ab") as log:
-            driver.running[""] = subprocess.Popen(argv, stdout=log, stderr=log, env=driver.environment())
+        driver.begin_process(program)
         await kubelet.until(lambda: driver.code is not None, UP_S)
         assert driver.code == 1 and '"event":"serving"' in driver.told() and '"event":"stopped"' in driver.told()
         last = driver.told().splitlines()[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +19,10 @@ from dra_driver import app, instance, inventory, known, leaving, mig, threads
 from dra_driver.probe import interface
 from scheduler.model import node
 from tests.driver import conftest, host, kubelet, objects
-from tests.driver.test_bad_input_start import published
+from tests.driver.test_bad_input_start import published, two_prepared
 from tests.driver.victim import UP_S, calling, prepared, serving, victim
 from tests.driver.zygote import Zygote
-from tests.hardware import library, machine, state
+from tests.hardware import machine, state
 
 ENTERED = 1000  # how often a rule would still be followed
 
@@ -43,9 +42,7 @@ async def test_a_signal_ends_the_process_in_order(short_folder: Path, starter: Z
     hanging = ("nvmlDeviceGetCount_v2", "nvmlDeviceGetRemappedRows", "nvmlEventSetWait_v2")
     async with serving(short_folder) as server:
         with victim(short_folder / "n", server.kubeconfig, starter) as driver:
-            argv = [*driver.argv(), f"--library={library.folder() / library.NAME}"]
-            with driver.log.open("ab") as log:
-                driver.running[""] = subprocess.Popen(argv, stdout=log, stderr=log, env=driver.environment())
+            driver.begin_process()
             await kubelet.until(lambda: '"event":"serving"' in driver.told(), UP_S)
             async with calling(driver) as calls:
                 assert await prepared(calls, server.claims["whole"]) == [""]
@@ -60,9 +57,27 @@ async def test_a_signal_ends_the_process_in_order(short_folder: Path, starter: Z
             *_, last = driver.told().splitlines()
             assert "the process ends without them" in last and '"event":"stopped"' in driver.told()
             said = {call.partition(" ")[0] for call in _calls(last)}
-            assert said == {"discover", "reading", "wait"} and len(_calls(last)) == 2 + len(driver.machine.gpus)
+            assert said == {"discover", "reading", "wait"}
             assert driver.checkpoint.read_bytes() == before and not list(driver.node.root.rglob("*.sock"))
             await published(server, something=True)
+
+
+@pytest.mark.slow
+async def test_a_library_that_hangs_from_the_start_is_served_without(short_folder: Path, starter: Zygote) -> None:
+    """Not even its session begins; what needs no hardware is given back."""
+    program = "from dra_driver import cli, inventory; inventory.Inventory.begin.__func__.__defaults__ = (None, 0.2); cli.main()"
+    async with two_prepared(short_folder, starter) as (server, driver):
+        machine.rule(driver.state, "nvmlInitWithFlags", ms=10**9)
+        driver.begin_process(program)
+        await kubelet.until(lambda: '"event":"serving"' in driver.told(), UP_S)
+        async with calling(driver) as calls:
+            whole, cut = server.claims["whole"], server.claims["cut"]
+            assert (await calls.unprepare(whole))[whole.uid] == ""
+            assert "discovery: no answer for 0.2 s" in (await prepared(calls, cut))[0]
+        driver.stop()
+        last = driver.told().splitlines()[-1]
+        assert "the process ends without them" in last and _calls(last) == ["discover", "wait"]
+        assert set(driver.prepared()) == {cut.uid}
 
 
 def lefts(path: Path) -> list[int]:
