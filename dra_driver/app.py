@@ -8,7 +8,6 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent import futures
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,9 +31,10 @@ from dra_driver import (
     programs,
     sharing,
     state,
+    threads,
 )
 from dra_driver import config as settings
-from dra_driver.health import source, taints, watcher
+from dra_driver.health import clearing, kept, source, taints, watcher
 from dra_driver.metrics import service, work
 from dra_driver.probe import interface
 from dra_driver.publish import publisher, turn
@@ -61,6 +61,7 @@ class Node:
     machine: state.Machine
     hardware: mig.Hardware
     driver_version: Callable[[], str]
+    events: claims_api.NodeEvents
     health: healthstream.Source | None = None
     services: Sequence[Service] = ()
     hooks: instance.Hooks = instance.Hooks()
@@ -95,14 +96,13 @@ async def serve(
 ) -> None:
     """Run one instance until SIGTERM or SIGINT, and leave cleanly."""
     status = claims_api.StatusWriter(api, config.driver, node.machine)
-    events = claims_api.NodeEvents(api, config.driver, config.node_name)
 
     def prepared_claim(entry: Any) -> None:
         status.tell(entry)
         node.hooks.prepared_claim(entry)
 
     def event(reason: str, message: str) -> None:
-        events.tell(reason, message)
+        node.events.tell(reason, message)
         node.hooks.event(reason, message)
 
     def call_ended(call: plugin.Call) -> None:
@@ -126,7 +126,7 @@ async def serve(
         node.tell_stream(running.stream.changed)
     with _signals() as stopped:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work()) for work in (status.run, events.run, *node.services)]
+            tasks = [group.create_task(work()) for work in (status.run, node.events.run, *node.services)]
             if await _started(running, stopped):
                 tasks.append(group.create_task(running.run()))
                 ready()
@@ -165,13 +165,13 @@ def _forget(status: claims_api.StatusWriter, store: checkpoint.Store) -> None:
 
 async def run(config: settings.Config, probe: interface.Probe) -> None:
     """Discover the node and serve until a signal."""
-    reading = futures.ThreadPoolExecutor(model_node.MAX_GPUS + 1, "health")  # each GPU's calls, and the events
+    reading = threads.Threads(model_node.MAX_GPUS + 2, "reading")  # each GPU's calls, the events, and discovery
     try:
         with contextlib.suppress(OSError):  # told and tried again by the instance
             config.folder.mkdir(parents=True, exist_ok=True)
         store = checkpoint.Store(config.folder)
         names = known.File(config.folder, lambda: known.held(store))
-        found = await inventory.Inventory.begin(probe, config.node_name, names)
+        found = await inventory.Inventory.begin(probe, config.node_name, names, reading)
         async with await client.Client.connect(config.kubeconfig, user_agent="muster-dra-driver") as api:
             measured = work.Work()
             publishing = work.Publisher(
@@ -186,6 +186,8 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
             watching = _watcher(config, probe, found.published, reading)
             watching.tell(lambda machine, taints: publishing.want(publisher.Wanted(machine, taints)))
             found.tell(watching.found)
+            events = claims_api.NodeEvents(api, config.driver, config.node_name)
+            watching.tell_cleared(lambda request, name: events.note("FaultsCleared", request.told(name)))
             await watching.start()
             told = service.Service(config, api, found, watching, publishing, measured)
             services = (lambda: found.run(config.discover_s), watching.run, publishing.run, *told.services)
@@ -193,6 +195,7 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
                 found,
                 probe,
                 lambda: found.found.driver_release,
+                events,
                 watching.source,
                 services,
                 instance.Hooks(registered=told.registration),
@@ -205,18 +208,26 @@ async def run(config: settings.Config, probe: interface.Probe) -> None:
             if watching.ended:
                 raise interface.SessionEnded(watching.ended)
     finally:
-        # A call into the library may still run in a thread; the session must not end below it.
-        await asyncio.to_thread(reading.shutdown)
-        await asyncio.get_running_loop().shutdown_default_executor()
-        probe.close()
+        await _let_go(probe, reading)
+
+
+async def _let_go(probe: interface.Probe, reading: threads.Threads) -> None:
+    """End the session with the library, but not below calls that are still in it; nor wait for those that hang."""
+    if await reading.close() and not threads.under_way():
+        closing = asyncio.get_running_loop().run_in_executor(threads.Threads(1, "closing"), probe.close)
+        for closed in (await asyncio.wait((closing,), timeout=threads.LEAVE_S))[0]:
+            closed.result()
 
 
 def _watcher(
-    config: settings.Config, probe: interface.Probe, machine: model_node.NodeTopology, threads: futures.Executor
+    config: settings.Config, probe: interface.Probe, machine: model_node.NodeTopology, reading: threads.Threads
 ) -> watcher.Watcher:
-    faults = watcher.Faults(config.folder / "faults.json", checkpoint.boot_id(config.root))
+    requests = clearing.Clearing(clearing.Folder(config.folder / clearing.FOLDER))
+    faults = kept.Faults(config.folder / "faults.json", checkpoint.boot_id(config.root))
     times = taints.Times(config.folder / "taints.json")
-    return watcher.Watcher(probe, machine, source.Source(machine.name), times, faults, config.health_s, threads)
+    return watcher.Watcher(
+        probe, machine, source.Source(machine.name), times, faults, config.health_s, reading, requests
+    )
 
 
 @contextlib.contextmanager

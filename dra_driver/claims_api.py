@@ -258,8 +258,16 @@ class NodeEvents:
     def tell(self, reason: str, message: str) -> None:
         """Write a warning soon; when too many wait, the log has it alone."""
         log.warning("event", reason=reason, message=message)
+        self._put(reason, message, "Warning")
+
+    def note(self, reason: str, message: str) -> None:
+        """Write what is no trouble soon, as `tell`."""
+        log.info("event", reason=reason, message=message)
+        self._put(reason, message, "Normal")
+
+    def _put(self, reason: str, message: str, kind: str) -> None:
         if not self._queue.full():
-            self._queue.put_nowait(self._event(reason, message))
+            self._queue.put_nowait(self._event(reason, message, kind))
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -283,7 +291,7 @@ class NodeEvents:
             return False
         return True
 
-    def _event(self, reason: str, message: str) -> dict[str, Any]:
+    def _event(self, reason: str, message: str, kind: str) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return {
             "apiVersion": "v1",
@@ -292,7 +300,7 @@ class NodeEvents:
             "involvedObject": {"kind": "Node", "name": self._node_name, "uid": self._node_uid() or self._node_name},
             "reason": reason,
             "message": message[:1024],
-            "type": "Warning",
+            "type": kind,
             "firstTimestamp": now,
             "lastTimestamp": now,
             "count": 1,

@@ -11,11 +11,12 @@ from typing import Any
 import click
 import pydantic
 import yaml
+from click import core
 
-from dra_driver import app, checkpoint, mig, sockets
-from dra_driver.commands import doctor
+from dra_driver import app, checkpoint, leaving, mig, sockets
+from dra_driver.commands import doctor, health
 from dra_driver.config import Config
-from dra_driver.probe import host, late, roots
+from dra_driver.probe import host, late, pci, roots
 from scheduler.apiserver import access
 
 MAX_FILE = 1024 * 1024
@@ -98,8 +99,13 @@ def run(**values: Any) -> None:
     """Serve the kubelet of this node until SIGTERM."""
     config = configured(values)
     app.set_up_logs(config.log_level)
+    with leaving.whatever_hangs():
+        _serve(config)
+
+
+def _serve(config: Config) -> None:
     try:
-        _ = config.sockets  # a path that is too long is told before anything is started
+        _ = config.sockets, pci.mapping(config.accelerators or pci.MAPPING)  # told before anything is started
         root = roots.Root(config.root)
         probe = late.LateProbe(
             lambda: host.probe(root, config.node_name, config.library, config.accelerators, config.driver_root)
@@ -140,6 +146,29 @@ def show(**values: Any) -> None:
         store.read()
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.group("health", invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@settings
+@click.pass_context
+def health_group(context: click.Context, /, as_json: bool, **values: Any) -> None:
+    """Print the faults of each GPU: how bad, since when, and what ends them."""
+    if context.invoked_subcommand is None:
+        health.show(configured(values, "this-node"), as_json)
+        return
+    for option in context.command.params:
+        if context.get_parameter_source(str(option.name)) is core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} belongs after {context.invoked_subcommand}")
+
+
+@health_group.command("clear")
+@click.argument("gpu")
+@click.option("--wait", "wait_s", type=click.FloatRange(0, 3600), default=60, show_default=True, help="Seconds.")
+@settings
+def clear(gpu: str, wait_s: float, **values: Any) -> None:
+    """End the faults of GPU (name or UUID) that only events told, after a reset that the driver could not see."""
+    health.clear(configured(values, "this-node"), gpu, wait_s)
 
 
 @main.command("doctor")

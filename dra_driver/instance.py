@@ -16,7 +16,7 @@ from dra_driver import calls, healthstream, plugin, prepared, recovery, registra
 MEND_S = 5.0
 """Between two tries of what could not be done: a folder that cannot be written, hardware or an API server that is silent."""
 REBUILD_FIRST_S = 30.0  # how long the start waits for the API server when the checkpoint was lost
-STOP_S = 12.0  # for calls that are under way
+STOP_S = 12.0  # for calls that are under way, and what they began
 LATE_S = 1.0  # for those that came meanwhile
 
 log = structlog.get_logger()
@@ -152,15 +152,17 @@ class Instance:
     async def stop(self) -> None:
         """Leave: calls under way first, since the kubelet cuts them off once the registration is gone, then that.
 
-        New calls go to the instance that registered last, if there is one. What is prepared stays.
+        New calls go to the instance that registered last, if there is one. What is prepared stays. It takes `STOP_S` and a
+        few seconds at most, also where calls into the hardware never return.
         """
+        until = time.monotonic() + STOP_S
         await self.plugin.answered(STOP_S)
         await self.registration.stop()
         if self.stream is not None:
             self.stream.end()
         await self._close()
-        await self.plugin.stop()
+        await self.plugin.stop(max(LATE_S, until - time.monotonic()))
         await self.state.parts.store.settle()
         await self.state.parts.daemons.leave()
-        await asyncio.to_thread(self.state.close)
+        await self.state.close()
         log.info("stopped")

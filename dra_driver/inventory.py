@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import replace
 from typing import Self
 
@@ -14,6 +15,8 @@ from dra_driver.probe import interface
 from scheduler.model import node
 
 RETRY_S = 5.0  # as long as nothing was found
+FIRST_S = 20.0
+"""How long a start waits for the first discovery, which may hang: the kubelet is served meanwhile."""
 
 log = structlog.get_logger()
 
@@ -41,6 +44,8 @@ class Inventory:
         self, probe: interface.Probe, found: interface.Discovered, file: known.File, problem: str = ""
     ) -> None:
         self.probe, self._file, self.problem = probe, file, problem
+        self._threads: futures.Executor | None = None
+        self._asking: asyncio.Future[interface.Discovered] | None = None
         self._told: list[Callable[[node.NodeTopology], None]] = []
         self._raw = found
         self.found, self.published = (found, found.topology) if problem else self._named(found)
@@ -48,7 +53,12 @@ class Inventory:
     @classmethod
     async def take(cls, probe: interface.Probe, file: known.File | None = None) -> Self:
         """Discover once; raises `mig.HardwareError` where the probe finds no way to the hardware."""
-        made = await asyncio.to_thread(lambda: cls(probe, probe.discover(), file or known.File()))
+        raw = await asyncio.to_thread(probe.discover)
+        return await cls._first(probe, raw, file or known.File())
+
+    @classmethod
+    async def _first(cls, probe: interface.Probe, raw: interface.Discovered, file: known.File) -> Self:
+        made = await asyncio.to_thread(cls, probe, raw, file)
         for problem in (*made.found.problems, *made.missing()):
             log.warning("not all of the hardware is as it should be", problem=problem)
         return made
@@ -59,13 +69,34 @@ class Inventory:
         return [MISSING.format(gpu.name, gpu.uuid) for gpu in self.published.gpus if gpu.uuid not in here]
 
     @classmethod
-    async def begin(cls, probe: interface.Probe, node_name: str, file: known.File) -> Self:
-        """Discover once; as long as the hardware does not answer, nothing is published."""
+    async def begin(
+        cls,
+        probe: interface.Probe,
+        node_name: str,
+        file: known.File,
+        threads: futures.Executor | None = None,
+        first_s: float = FIRST_S,
+    ) -> Self:
+        """Discover once; as long as the hardware does not answer, nothing is published.
+
+        Parameters
+        ----------
+        threads : Executor or None
+            For discovery now and later, which may hang.
+        """
+        asking = asyncio.get_running_loop().run_in_executor(threads, probe.discover)
+        done, _ = await asyncio.wait((asking,), timeout=first_s)
         try:
-            return await cls.take(probe, file)
+            if not done:
+                raise mig.HardwareError(
+                    f"discovery: no answer for {first_s:g} s; look whether nvidia-smi answers on the node"
+                )
+            made = await cls._first(probe, asking.result(), file)
         except (mig.HardwareError, OSError, ValueError) as error:
             log.error("the devices of the node are not known; discovery is tried again", error=str(error))
-            return cls(probe, interface.Discovered(node.NodeTopology(node_name)), file, str(error))
+            made = cls(probe, interface.Discovered(node.NodeTopology(node_name)), file, str(error))
+        made._threads, made._asking = threads, None if done else asking
+        return made
 
     def current(self) -> node.NodeTopology:
         """Return the devices that can be prepared.
@@ -86,7 +117,7 @@ class Inventory:
     async def refresh(self) -> None:
         """Discover again; what a failing probe found last stays."""
         try:
-            raw = await asyncio.to_thread(self.probe.discover)
+            raw = await self._discovered()
             if raw == self._raw and not self.problem:
                 return
             found, published = await asyncio.to_thread(self._named, raw)
@@ -99,6 +130,11 @@ class Inventory:
         log.info("the devices of the node changed", problems=found.problems, missing=self.missing())
         for changed in self._told:
             changed(self.published)
+
+    async def _discovered(self) -> interface.Discovered:
+        """Ask the probe, or wait on for what hangs since the start."""
+        asking, self._asking = self._asking, None
+        return await (asking or asyncio.get_running_loop().run_in_executor(self._threads, self.probe.discover))
 
     async def run(self, every_s: float) -> None:
         """Refresh until cancelled."""

@@ -102,6 +102,15 @@ class File:
             os.close(descriptor)
 
 
+def published(folder: Path) -> node.NodeTopology | None:
+    """Return the node as the driver published it last; raises `ValueError` or `OSError` where the file tells nothing."""
+    path = folder / "devices.json"
+    try:
+        return msgspec.json.decode(path.read_bytes()[:MAX_FILE], type=Known).machine
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def held(store: checkpoint.Store) -> Names:
     """Return the names of the devices of prepared claims; none where the checkpoint cannot be read."""
     try:

@@ -23,7 +23,6 @@ from proto.dra.v1beta1 import dra_v1beta1_pb2_grpc as v1beta1_grpc
 
 PATIENCE_S = 45.0  # of the kubelet, for one call
 MARGIN_S = 2.0  # to write and send the answer
-GRACE_S = 10.0  # for work that is under way when the driver is told to stop
 
 T = TypeVar("T")
 
@@ -106,11 +105,11 @@ class Plugin:
         if self._calls:
             await asyncio.wait(self._calls, timeout=within_s)
 
-    async def stop(self) -> None:
-        """Let work that is under way come to its end, within `GRACE_S`; what does not is continued at the next start."""
+    async def stop(self, within_s: float) -> None:
+        """Let work that is under way come to its end, for some time; what does not is continued at the next start."""
         tasks = [*self._preparing.values(), *self._unpreparing.values()]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=GRACE_S)
+            _, late = await asyncio.wait(tasks, timeout=within_s)
             for task in late:
                 task.cancel()
 

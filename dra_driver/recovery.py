@@ -238,7 +238,7 @@ class Recovery:
         """Remove MIG instances without a record; with the GPU's lock held no record can be about to be written."""
         parts = self.state.parts
         async with parts.locks.devices([gpu_uuid]):
-            listed = await asyncio.to_thread(parts.hardware.instances, gpu_uuid)
+            listed = await self.state.in_thread(parts.hardware.instances, gpu_uuid)
             for orphan in mig.orphans(listed, parts.store.read()):
                 log.warning("a MIG instance of no claim is removed", gpu=gpu_uuid, instance=str(orphan))
-                await asyncio.to_thread(mig.remove, parts.hardware, orphan)
+                await self.state.in_thread(mig.remove, parts.hardware, orphan)

@@ -73,13 +73,17 @@ def clear(path: Path) -> None:
     SocketError
         Another process listens there.
     """
-    if not path.exists():
-        return
+    if listens(path):
+        raise SocketError(f"{path}: another process listens there; give each instance the UID of its pod")
+    path.unlink(missing_ok=True)
+
+
+def listens(path: Path) -> bool:
+    """Tell whether a process listens at a socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
         except OSError:
-            path.unlink(missing_ok=True)
-            return
-    raise SocketError(f"{path}: another process listens there; give each instance the UID of its pod")
+            return False
+    return True

@@ -9,7 +9,6 @@ record from which the call can be repeated, or a claim that is wholly prepared o
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -30,6 +29,7 @@ from dra_driver import (
     prepared,
     programs,
     sharing,
+    threads,
 )
 from dra_driver.claim import ClaimUid
 from scheduler.model import node
@@ -124,13 +124,14 @@ class State:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         # Calls into hardware that hangs must not take the threads away from those who write the checkpoint.
-        self._threads = concurrent.futures.ThreadPoolExecutor(HARDWARE_THREADS, "hardware")
+        self._threads = threads.Threads(HARDWARE_THREADS, "hardware")
 
-    def close(self) -> None:
-        """Wait for the calls into the hardware that are under way."""
-        self._threads.shutdown()
+    async def close(self) -> None:
+        """Wait for the calls into the hardware that are under way, but for those that hang."""
+        await self._threads.close()
 
-    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
+    async def in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        """Return what a call into the hardware, or below files of its driver, returns."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
 
     async def wanted(self, reference: claim.Reference) -> claim.ResourceClaim | None:
@@ -269,7 +270,7 @@ class State:
         made = replace(made, phase=prepared.Phase.COMPLETED)
         if made != self.parts.store.read().claims.get(entry.uid):
             await self._record(made)
-        await self._in_thread(self._write_files, made, machine)
+        await self.in_thread(self._write_files, made, machine)
         return made
 
     async def _record(self, entry: prepared.Claim) -> None:
@@ -287,7 +288,7 @@ class State:
         for step in prepare.steps(entry):
             match step:
                 case prepare.EnsurePartition(held, place):
-                    uuids[held] = await self._in_thread(self._partition, held, place)
+                    uuids[held] = await self.in_thread(self._partition, held, place)
                 case prepare.SetTimeSlices(gpu_uuid, interval):
                     await programs.set_time_slices(self.parts.programs, gpu_uuid, interval)
                 case prepare.EnsureMps(settings, served):
@@ -346,7 +347,7 @@ class State:
         match step:
             case prepare.DestroyPartition(held, place):
                 if self.parts.dynamic_mig:
-                    await self._in_thread(mig.destroy, self.parts.hardware, held.gpu_uuid, place)
+                    await self.in_thread(mig.destroy, self.parts.hardware, held.gpu_uuid, place)
             case prepare.SetTimeSlices(gpu_uuid, interval):
                 await programs.set_time_slices(self.parts.programs, gpu_uuid, interval)
             case prepare.StopMps(daemon, _):

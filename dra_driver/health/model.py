@@ -1,7 +1,7 @@
 """What is wrong with each GPU, from events and readings: pure, the time is passed in.
 
 A reading replaces what the one before it said, so a state that ends clears its fault. Faults that only an event tells
-last until the GPU was reset (`reset`), XIDs of programs until `FADE_S` later.
+last until the GPU was reset (`reset`) or an operator says so (`cleared`), XIDs of programs until `FADE_S` later.
 """
 
 from __future__ import annotations
@@ -119,9 +119,21 @@ def reading(health: Health, seen: interface.Reading, now_s: float) -> Health:
     return Health(health.gpu_uuid, kept, ecc)
 
 
+def polled(health: Health, seen: interface.Reading, now_s: float) -> Health:
+    """Return the health after a poll; where it shows that a reset is over, faults told by events are over too."""
+    back = "gpu-lost" in health.faults and not seen.lost
+    recovered = "recovery-action" in health.faults and seen.recovery_action == 0
+    return reading(reset(health) if back or recovered else health, seen, now_s)
+
+
 def reset(health: Health) -> Health:
     """Return the health after the GPU was reset or the node booted: only new readings count."""
     return Health(health.gpu_uuid, {})
+
+
+def cleared(health: Health) -> Health:
+    """Return the health after an operator said that what happened is over: what readings tell stays."""
+    return Health(health.gpu_uuid, {k: f for k, f in health.faults.items() if f.kind in POLLED}, health.ecc_uncorrected)
 
 
 def _with(health: Health, fault: Fault) -> Health:

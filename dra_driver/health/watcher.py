@@ -1,26 +1,21 @@
 """Follows the hardware's events and polls every GPU, and tells what is wrong to the slices and to the health stream.
 
 A fault that only an event tells lasts until the GPU was reset. A reset is seen as the end of a recovery action, or as the
-return of a lost GPU. Such faults are in a file with the boot's identity, so that a restart of the driver keeps them and a
-reboot does not.
+return of a lost GPU; where a GPU or its driver has no recovery actions, an operator says that it was reset (`clearing`).
+Such faults are in a file with the boot's identity, so that a restart of the driver keeps them and a reboot does not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from dataclasses import dataclass
-from pathlib import Path
 
-import msgspec
 import structlog
 
-from dra_driver import checkpoint, healthstream, mig
-from dra_driver.health import model, places, reader, source, taints
+from dra_driver import healthstream, mig
+from dra_driver.health import clearing, kept, model, places, reader, source, taints
 from dra_driver.probe import interface
 from scheduler.model import device, node
 
@@ -28,53 +23,10 @@ log = structlog.get_logger()
 
 POLL_S = 5.0
 WAIT_S = 1.0  # for events; a driver that stops waits for the thread so long
-MAX_FILE = 1 << 20
 
 Health = Mapping[str, model.Health]
 Taints = Mapping[str, Sequence[Mapping[str, str]]]
 Listener = Callable[[node.NodeTopology, Taints], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What the file has: faults that no reading tells, by GPU UUID."""
-
-    boot_id: str
-    faults: dict[str, list[model.Fault]]
-
-
-class Faults:
-    """The file of the faults that only events tell."""
-
-    def __init__(self, path: Path, boot_id: str) -> None:
-        self.path, self.boot_id = path, boot_id
-        self._written = msgspec.json.encode(_Kept(boot_id, {}))  # a file that is not there says the same
-
-    def read(self) -> dict[str, model.Health]:
-        """Return the faults of this boot; a file that cannot be read is told in the log and set aside."""
-        try:
-            self._written = self.path.read_bytes()[:MAX_FILE]
-            kept = msgspec.json.decode(self._written, type=_Kept)
-        except FileNotFoundError:
-            return {}
-        except (msgspec.MsgspecError, OSError, UnicodeDecodeError) as error:
-            log.error("faults seen before are unknown; the file is set aside", file=str(self.path), error=str(error))
-            with contextlib.suppress(OSError):  # it is written over with the next fault
-                self.path.replace(self.path.with_suffix(".corrupt"))
-            return {}
-        if kept.boot_id != self.boot_id:
-            return {}
-        return {uuid: model.Health(uuid, {fault.key: fault for fault in found}) for uuid, found in kept.faults.items()}
-
-    def write(self, known: Health) -> None:
-        """Keep the faults where they changed."""
-        told = {
-            uuid: [f for f in health.faults.values() if f.kind not in model.POLLED] for uuid, health in known.items()
-        }
-        data = msgspec.json.encode(_Kept(self.boot_id, {uuid: found for uuid, found in told.items() if found}))
-        if data != self._written:
-            checkpoint.replace_file(self.path, data, "faults")
-            self._written = data
 
 
 class Watcher:
@@ -84,6 +36,8 @@ class Watcher:
     ----------
     known, readings, instances, xids : dict
         By GPU UUID: the health, the last reading, the MIG instances, the last XID of a GPU that had one in this boot.
+    before : dict
+        The last reading before that one which tells of NVLinks.
     read_at : dict
         When each GPU was read last, by the monotonic clock: a call that hangs leaves old readings.
     gone : dict
@@ -98,15 +52,17 @@ class Watcher:
         machine: node.NodeTopology,
         listed: source.Source,
         times: taints.Times,
-        faults: Faults,
+        faults: kept.Faults,
         poll_s: float = POLL_S,
         threads: futures.Executor | None = None,
+        requests: clearing.Clearing | None = None,
     ) -> None:
-        self._probe, self._machine, self.source, self._times, self._poll_s = probe, machine, listed, times, poll_s
-        self._faults, self._threads = faults, threads
+        self._probe, self._machine, self.source, self._poll_s = probe, machine, listed, poll_s
+        self._files, self._threads, self._requests = kept.Files(faults, times), threads, requests
         self._reader = reader.Reader(probe, self._took, threads)
         self.known: dict[str, model.Health] = faults.read()
         self.readings: dict[str, interface.Reading] = {}
+        self.before: dict[str, interface.Reading] = {}
         self.read_at: dict[str, float] = {}
         self.instances: dict[str, Sequence[mig.Instance]] = {}
         self.xids = _xids(self.known)
@@ -114,10 +70,10 @@ class Watcher:
         self._told: tuple[node.NodeTopology, dict[str, Mapping[str, model.Fault]]] | None = None
         # Events and polls publish; what the listeners are told last must be what is known last.
         self._publishing = asyncio.Lock()
-        self._unkept = ""  # why the files are not as they should be
         self._listeners: list[Listener] = []
         self._stream: list[Callable[[], None]] = []
         self._at_end: list[Callable[[], None]] = []
+        self._cleared: list[Callable[[clearing.Request, str], None]] = []
         self.ended = ""
 
     def tell(self, listener: Listener) -> None:
@@ -131,6 +87,10 @@ class Watcher:
     def tell_end(self, stop: Callable[[], None]) -> None:
         """Call `stop` when the hardware cannot be reached any more by this process."""
         self._at_end.append(stop)
+
+    def tell_cleared(self, cleared: Callable[[clearing.Request, str], None]) -> None:
+        """Call `cleared` with a request to clear faults that was carried out, and the name of its GPU."""
+        self._cleared.append(cleared)
 
     def found(self, machine: node.NodeTopology) -> None:
         """Take over another list of devices; it is told with the next poll. A GPU that is in it no more is lost."""
@@ -148,7 +108,9 @@ class Watcher:
         await self.poll()
         if self.ended:
             raise interface.SessionEnded(self.ended)
+        await self._clear()
         await self._publish()
+        await self._answer()
 
     async def run(self) -> None:
         try:
@@ -182,25 +144,45 @@ class Watcher:
         """Take over a reading; a GPU that does not tell its MIG instances keeps those that are known."""
         if gpu.uuid in self.gone:
             return
+        old = self.readings.get(gpu.uuid)
+        if old is not None and old.nvlink_kib is not None:
+            self.before[gpu.uuid] = old
         self.readings[gpu.uuid], self.read_at[gpu.uuid] = seen, time.monotonic()
         self.instances[gpu.uuid] = self.instances.get(gpu.uuid, ()) if made is None else made
         self._judge(seen)
 
     def _judge(self, seen: interface.Reading) -> None:
         before = self.known.get(seen.gpu_uuid) or model.Health(seen.gpu_uuid, {})
-        self.known[seen.gpu_uuid] = _after(before, seen, time.time())
+        self.known[seen.gpu_uuid] = model.polled(before, seen, time.time())
 
     async def _poll_often(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
             await self.poll()
+            await self._clear()
             if self._told != (self._machine, _faults(self.known)):
                 await self._publish()
-                continue
-            if self._unkept:
-                async with self._publishing:
-                    await asyncio.to_thread(self._write, dict(self.known))
-            self._tell_stream()  # the times of the stream go on
+            else:
+                if self._files.problem:
+                    async with self._publishing:
+                        await asyncio.to_thread(self._files.write, dict(self.known))
+                self._tell_stream()  # the times of the stream go on
+            await self._answer()
+
+    async def _clear(self) -> None:
+        """End the faults that an operator says are over."""
+        if self._requests is not None:
+            for request in await asyncio.to_thread(self._requests.new):
+                self._requests.carry_out(request, self.known)
+
+    async def _answer(self) -> None:
+        """Say what was cleared, once a restart would not bring it back."""
+        if self._requests is None or self._files.problem:
+            return
+        names = {gpu.uuid: gpu.name for gpu in (*self._machine.gpus, *self.gone.values())}
+        for request in await asyncio.to_thread(self._requests.answer):
+            for cleared in self._cleared:
+                cleared(request, names.get(request.gpu_uuid, "GPU"))
 
     async def _follow(self) -> None:
         told = ""
@@ -239,7 +221,7 @@ class Watcher:
     async def _publish(self) -> None:
         async with self._publishing:
             machine, known = self._machine, dict(self.known)
-            by_name = places.named(machine, await asyncio.to_thread(self._keep, known))
+            by_name = places.named(machine, await asyncio.to_thread(self._files.keep, known))
             log.info("health", taints={name: [t["key"] for t in found] for name, found in by_name.items()})
             for listener in self._listeners:
                 listener(machine, by_name)
@@ -251,26 +233,6 @@ class Watcher:
             for changed in self._stream:
                 changed()
 
-    def _keep(self, known: Health) -> Mapping[str, Sequence[Mapping[str, str]]]:
-        """Return the taints, and write what a restart needs."""
-        found = self._times.taints(places.split(known))
-        self._write(known)
-        return found
-
-    def _write(self, known: Health) -> None:
-        """Write what a restart needs; what a full disk does not take is told, and tried again with the next poll."""
-        problems = []
-        writes: tuple[Callable[[], None], ...] = (functools.partial(self._faults.write, known), self._times.write)
-        for write in writes:
-            try:
-                write()
-            except OSError as error:
-                problems.append(str(error))
-        unkept = "; ".join(problems)
-        if unkept and unkept != self._unkept:
-            log.error("a restart would forget faults", error=unkept)
-        self._unkept = unkept
-
 
 def _faults(known: Health) -> dict[str, Mapping[str, model.Fault]]:
     return {uuid: health.faults for uuid, health in known.items() if health.faults}
@@ -280,10 +242,3 @@ def _xids(known: Health) -> dict[str, int]:
     """Return the XIDs among faults that a restart kept."""
     faults = [(uuid, fault) for uuid, health in known.items() for fault in health.faults.values()]
     return {uuid: int(fault.value) for uuid, fault in faults if fault.kind == "xid"}
-
-
-def _after(health: model.Health, seen: interface.Reading, now_s: float) -> model.Health:
-    """Return the health after a reading; where it shows that a reset is over, faults told by events are over too."""
-    back = "gpu-lost" in health.faults and not seen.lost
-    recovered = "recovery-action" in health.faults and seen.recovery_action == 0
-    return model.reading(model.reset(health) if back or recovered else health, seen, now_s)

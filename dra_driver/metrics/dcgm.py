@@ -2,7 +2,8 @@
 
 References
 ----------
-github.com/NVIDIA/dcgm-exporter, ``etc/default-counters.csv`` and its Kubernetes labels; field ids of DCGM.
+github.com/NVIDIA/dcgm-exporter, ``etc/default-counters.csv`` and its Kubernetes labels; field ids of DCGM, and what it
+computes of NVLinks and licences in ``DcgmCacheManager.cpp``.
 """
 
 from __future__ import annotations
@@ -49,6 +50,18 @@ def _free(row: Row) -> float | None:
 def _fabric(row: Row) -> float | None:
     reading = row.reading
     return FABRIC_FAILED if reading.fabric_state == 3 and reading.fabric_status else reading.fabric_state
+
+
+def _nvlink(row: Row) -> float | None:
+    """Return DCGM's rate: whole thousands of KiB per second, 0 as long as there is nothing to compare with.
+
+    A count that went back is that of a GPU that was reset, and nothing to compare with either; DCGM's rate is negative.
+    """
+    now, before = row.reading, row.before
+    if now.nvlink_kib is None or before is None or before.nvlink_kib is None:
+        return None if now.nvlink_kib is None else 0
+    kib, took_s = now.nvlink_kib - before.nvlink_kib, (now.nvlink_at_us - before.nvlink_at_us) / 1e6
+    return int(kib / took_s / 1000) if kib > 0 and took_s > 0 else 0
 
 
 def _watts(row: Row) -> float | None:
@@ -102,6 +115,8 @@ FIELDS = (
         "Whether a reset is due to remap rows.",
         lambda row: row.reading.remap_pending,
     ),
+    Field("DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", "Data over all NVLinks (in 1000 KiB/s).", _nvlink),
+    Field("DCGM_FI_DEV_VGPU_LICENSE_STATUS", "Whether a vGPU is licensed.", lambda row: row.reading.vgpu_licensed),
     Field("DCGM_FI_DEV_FABRIC_MANAGER_STATUS", "State of the NVLink fabric: 3 is completed, 4 failed.", _fabric),
 )
 

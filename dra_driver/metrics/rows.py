@@ -25,6 +25,8 @@ class Seen:
     tenants : mapping of (namespace, pod) to tenant
     ages : mapping
         Seconds since each GPU was read.
+    before : mapping
+        The last readings before these that tell of NVLinks: counters become rates.
     gone : mapping
         GPUs that were found earlier and are not now: their health is told on.
     """
@@ -38,6 +40,7 @@ class Seen:
     tenants: Mapping[tuple[str, str], str] = field(default_factory=dict)
     gone: Mapping[str, device.Gpu] = field(default_factory=dict)
     ages: Mapping[str, float] = field(default_factory=dict)
+    before: Mapping[str, interface.Reading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,8 @@ class Row:
 
     Attributes
     ----------
-    reading : Reading
-        Of the GPU.
+    reading, before : Reading
+        Of the GPU, and the one before it, if there was one.
     instance, profile : optional
         Of a MIG device.
     age_s : float
@@ -67,6 +70,7 @@ class Row:
     first: bool
     instance: mig.Instance | None = None
     profile: device.MigProfile | None = None
+    before: interface.Reading | None = None
 
     @property
     def number(self) -> str:
@@ -123,7 +127,8 @@ def _of(seen: Seen, gpu: device.Gpu, reading: interface.Reading, instance: mig.I
     for number, user in enumerate(known):
         tenant = seen.tenants.get((user.container.namespace, user.container.pod), "") if user else ""
         xid = seen.xids.get(gpu.uuid, 0)
-        yield Row(gpu, facts, reading, health, xid, user, tenant, age_s, number == 0, instance, profile)
+        before, first = seen.before.get(gpu.uuid), number == 0
+        yield Row(gpu, facts, reading, health, xid, user, tenant, age_s, first, instance, profile, before)
 
 
 def _profile(gpu: device.Gpu, instance: mig.Instance) -> device.MigProfile | None:

@@ -96,5 +96,6 @@ class Scrape:
             self._tenants.of(pods),
             watching.gone,
             {uuid: time.monotonic() - at for uuid, at in watching.read_at.items()},
+            watching.before,
         )
         self._devices.take(seen, self._state(held))

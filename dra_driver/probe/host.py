@@ -51,7 +51,8 @@ def probe(
         return HostProbe(root, node_name, known, library or found_library(root, driver_root))
     except (mig.HardwareError, OSError) as error:
         if gpus(root) or not pci.accelerators(root, known):
-            raise mig.HardwareError(f"{error}; {_remedy(root)}") from error
+            kind = type(error) if isinstance(error, mig.HardwareError) else mig.HardwareError
+            raise kind(f"{error}; {_remedy(root)}") from error
     return pci.PciProbe(root, node_name, known)
 
 

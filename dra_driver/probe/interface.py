@@ -130,6 +130,11 @@ class Reading:
         Memory of each MIG device.
     pcie_tx, pcie_rx : int or None
         KiB per second over the last 20 ms; `pcie_tx_bytes` and `pcie_rx_bytes` count since the driver was loaded.
+    nvlink_kib : int or None
+        Data, without the protocol's own, that went over all NVLinks in both directions since the driver was loaded;
+        `nvlink_at_us` is when that was so, in microseconds since 1970.
+    vgpu_licensed : bool or None
+        False too where no licence is asked for; None also where licences are, but none of vGPU.
     """
 
     gpu_uuid: str
@@ -168,6 +173,9 @@ class Reading:
     pcie_rx_bytes: int | None = None
     encoder_utilization: int | None = None
     decoder_utilization: int | None = None
+    nvlink_kib: int | None = None
+    nvlink_at_us: int = 0
+    vgpu_licensed: bool | None = None
 
 
 class Probe(mig.Hardware, Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +18,22 @@ from dra_driver.probe import mig as mig_calls
 
 T = TypeVar("T")
 
+ALL_LINKS = 0xFFFFFFFF
+"""The scope of a field that is the sum over all NVLinks."""
+
 LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_NOT_FOUND)
 """The second after the driver was loaded anew without the GPU."""
 
 
 FIELDS = (
-    pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
-    pynvml.NVML_FI_DEV_MEMORY_TEMP,
-    pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES,
-    pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES,
+    (pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 0),
+    (pynvml.NVML_FI_DEV_MEMORY_TEMP, 0),
+    (pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES, 0),
+    (pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES, 0),
+    (pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX, ALL_LINKS),
+    (pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX, ALL_LINKS),
 )
-"""In the order in which a reading takes them."""
+"""With their scopes, in the order in which a reading takes them."""
 
 
 class NvmlProbe:
@@ -47,7 +53,10 @@ class NvmlProbe:
         try:
             pynvml.nvmlInitWithFlags(pynvml.NVML_INIT_FLAG_NO_GPUS)
         except pynvml.NVMLError as error:
-            raise mig.HardwareError(f"NVML: nvmlInit: {error}") from error  # no session has ended: there was none
+            # No session has ended, there was none; but a library stays in its process, whichever the kernel's driver is.
+            mapped = error.value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+            kind = interface.SessionEnded if mapped else mig.HardwareError
+            raise kind(f"NVML: nvmlInit: {error}") from error
 
     def close(self) -> None:
         """End the session."""
@@ -144,7 +153,8 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
     retired = ask("nvmlDeviceGetRetiredPagesPendingStatus")
     fields = ask("nvmlDeviceGetFieldValues", list(FIELDS)) or ()
     told = {f.fieldId: f.value for f in fields if f.nvmlReturn == pynvml.NVML_SUCCESS}
-    recovery, hot, sent, received = (told.get(number) for number in FIELDS)
+    recovery, hot, sent, received, out, into = (told.get(number) for number, _ in FIELDS)
+    linked_at = max((f.timestamp for f in fields if f.scopeId == ALL_LINKS), default=0)
     fabric = pynvml.c_nvmlGpuFabricInfo_v3_t()
     known = ask("nvmlDeviceGetGpuFabricInfoV", ctypes.byref(fabric)) == pynvml.NVML_SUCCESS
     return interface.Reading(
@@ -182,7 +192,21 @@ def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Readi
         pcie_rx_bytes=int(received.ullVal) if received else None,
         encoder_utilization=(ask("nvmlDeviceGetEncoderUtilization") or (None,))[0],
         decoder_utilization=(ask("nvmlDeviceGetDecoderUtilization") or (None,))[0],
+        nvlink_kib=int(out.ullVal) + int(into.ullVal) if out and into else None,
+        nvlink_at_us=int(linked_at) or time.time_ns() // 1000,
+        vgpu_licensed=_licensed(ask("nvmlDeviceGetGridLicensableFeatures")),
     )
+
+
+def _licensed(found: Any) -> bool | None:
+    """Return whether a vGPU is licensed, as DCGM finds it: not, where the system asks for no licences."""
+    if found is None:
+        return None
+    if not found.isGridLicenseSupported:
+        return False
+    rows = found.gridLicensableFeatures[: found.licensableFeaturesCount]
+    code = pynvml.NVML_GRID_LICENSE_FEATURE_CODE_VGPU
+    return next((bool(row.featureState) for row in rows if row.featureCode == code), None)
 
 
 def _links_down(handle: Any) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dra_driver import claim, inventory
-from dra_driver.health import source, taints, watcher
+from dra_driver.health import kept, source, taints, watcher
 from dra_driver.probe import nvml, roots
 from tests.driver import kubelet, objects
 from tests.driver.conftest import Node
@@ -40,7 +40,7 @@ class Real:
         return self.node.claims.add(objects.claim(number, *devices))
 
     def watcher(self) -> watcher.Watcher:
-        faults = watcher.Faults(self.node.root / "faults.json", "boot")
+        faults = kept.Faults(self.node.root / "faults.json", "boot")
         times = taints.Times(self.node.root / "taints.json")
         return watcher.Watcher(self.probe, self.node.machine, source.Source("node-a"), times, faults)
 

@@ -124,3 +124,26 @@ async def test_a_gpu_driver_that_is_replaced_below_it_makes_it_start_again(
         async with calling(driver) as calls:
             assert await prepared(calls, server.claims["cut"], server.claims["whole"]) == ["", ""]
         driver.stop()
+
+
+async def test_a_library_that_does_not_fit_the_gpu_driver_is_served_without_and_then_a_new_process_tries(
+    short_folder: Path, starter: Zygote
+) -> None:
+    program = (
+        "from dra_driver.probe import late; late.LateProbe.__init__.__defaults__ = (1.0,);"
+        "from dra_driver import cli; cli.main()"
+    )
+    async with two_prepared(short_folder, starter) as (server, driver):
+        before = driver.prepared()
+        machine.rule(driver.state, "nvmlInitWithFlags", code=RM_MISMATCH)
+        driver.begin_process(program)
+        await kubelet.until(lambda: driver.code is not None, UP_S)
+        assert driver.code == 1 and '"event":"serving"' in driver.told() and '"event":"stopped"' in driver.told()
+        last = driver.told().splitlines()[-1]
+        assert last.startswith("Error: NVML: nvmlInit: RM has detected an NVML/RM version mismatch.")
+        assert last.endswith("the driver must start again") and driver.prepared() == before
+        machine.clear(driver.state)
+        assert await driver.come_up()
+        async with calling(driver) as calls:
+            assert await prepared(calls, server.claims["cut"], server.claims["whole"]) == ["", ""]
+        driver.stop()

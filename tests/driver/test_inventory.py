@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dra_driver import checkpoint, faultpoint, inventory, known, naming, prepared
-from dra_driver.health import source, taints, watcher
+from dra_driver.health import kept, source, taints, watcher
 from dra_driver.probe import host, interface, roots
 from scheduler.model import device, machines, node, slices
 from tests.hardware import library, machine, sysfs
@@ -169,7 +169,7 @@ async def test_a_gpu_that_is_lost_at_the_start_is_tainted(opened: Callable, tmp_
     await inventory.Inventory.take(opened(want), known.File(tmp_path))
     probe = opened(without(want, 2))
     after = await inventory.Inventory.take(probe, known.File(tmp_path))
-    times, faults = taints.Times(tmp_path / "taints.json"), watcher.Faults(tmp_path / "faults.json", "boot")
+    times, faults = taints.Times(tmp_path / "taints.json"), kept.Faults(tmp_path / "faults.json", "boot")
     watching = watcher.Watcher(probe, after.published, source.Source("node-a"), times, faults)
     told: list[tuple[node.NodeTopology, watcher.Taints]] = []
     watching.tell(lambda machine, found: told.append((machine, found)))

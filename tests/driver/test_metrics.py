@@ -77,6 +77,9 @@ READING = interface.Reading(
     encoder_utilization=11,
     decoder_utilization=12,
     remap_failed=False,
+    nvlink_kib=70_000_000,
+    nvlink_at_us=9_000_000,
+    vgpu_licensed=False,
 )
 
 
@@ -122,6 +125,8 @@ def test_values_have_the_units_of_dcgm_and_of_opentelemetry() -> None:
         "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL": 3,
         "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": 1,
         "DCGM_FI_DEV_ROW_REMAP_FAILURE": 0,
+        "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL": 0,
+        "DCGM_FI_DEV_VGPU_LICENSE_STATUS": 0,
         "hw_gpu_utilization_ratio": 0.42,
         "hw_gpu_memory_limit_bytes": 80 * 1024 * MIB,
         "hw_gpu_memory_usage_bytes": 20 * 1024 * MIB + 5,
@@ -135,6 +140,25 @@ def test_values_have_the_units_of_dcgm_and_of_opentelemetry() -> None:
     assert metrics.value(said, "hw_gpu_io_bytes_total", network_io_direction="receive") == 6 << 40
     assert metrics.value(said, "hw_gpu_memory_utilization_ratio") == pytest.approx(0.25)
     assert not metrics.samples(said, "DCGM_FI_DEV_ROW_REMAP_PENDING"), "what a GPU does not tell is left out"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "rate"),
+    [
+        (None, READING, 0),
+        (replace(READING, nvlink_kib=None), READING, 0),
+        (replace(READING, nvlink_kib=69_900_000, nvlink_at_us=4_000_000), READING, 20),
+        (replace(READING, nvlink_kib=69_995_001, nvlink_at_us=4_000_000), READING, 0),
+        (replace(READING, nvlink_kib=71_000_000, nvlink_at_us=4_000_000), READING, 0),
+        (replace(READING, nvlink_kib=1), READING, 0),
+        (READING, replace(READING, nvlink_kib=None), None),
+    ],
+    ids=["first", "told-anew", "rate", "cut-to-whole", "went-back", "no-time", "untold"],
+)
+def test_nvlinks_have_a_rate(before: interface.Reading | None, now: interface.Reading, rate: int | None) -> None:
+    said = text(seen(readings={GPU: now}, before={} if before is None else {GPU: before}))
+    found = [value for _, value in metrics.samples(said, "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL")]
+    assert found == ([] if rate is None else [rate])
 
 
 def test_a_device_has_the_labels_of_its_claim_pod_and_tenant() -> None:

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from dra_driver import checkpoint, config, inventory, registration
-from dra_driver.health import source, taints, watcher
+from dra_driver.health import kept, source, taints, watcher
 from dra_driver.metrics import server, service, work
 from dra_driver.probe import interface
 from tests.driver import conftest, host, metrics
@@ -54,7 +54,7 @@ async def serving(folder: Path, http: str = "127.0.0.1:0") -> AsyncIterator[tupl
     given.folder.mkdir(parents=True)
     probe = Probe(interface.Discovered(host.machine()))
     found = await inventory.Inventory.take(probe)
-    faults, times = watcher.Faults(folder / "faults.json", "b"), taints.Times(folder / "taints.json")
+    faults, times = kept.Faults(folder / "faults.json", "b"), taints.Times(folder / "taints.json")
     watching = watcher.Watcher(probe, found.current(), source.Source("node-a"), times, faults)
     await watching.start()
     measured = work.Work()

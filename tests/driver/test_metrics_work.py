@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dra_driver import app, checkpoint, claim, claims_api, mig
-from dra_driver.health import source, taints, watcher
+from dra_driver.health import kept, source, taints, watcher
 from dra_driver.metrics import rows, users, work
 from dra_driver.probe import interface
 from scheduler.model import node
@@ -125,7 +125,7 @@ async def test_the_watcher_keeps_mig_instances_and_last_xids(tmp_path: Path) -> 
     uuid, probe = machine.gpus[2].uuid, Cut()
 
     def opened() -> watcher.Watcher:
-        faults, times = watcher.Faults(tmp_path / "faults.json", "b"), taints.Times(tmp_path / "taints.json")
+        faults, times = kept.Faults(tmp_path / "faults.json", "b"), taints.Times(tmp_path / "taints.json")
         return watcher.Watcher(probe, machine, source.Source("node-a"), times, faults)
 
     watched, one = opened(), mig.Instance(machine.gpus[2].uuid, 14, 0, 2, 3, 0, "MIG-1")
@@ -152,7 +152,7 @@ async def test_a_gpu_that_discovery_finds_no_more_is_told_as_lost_until_it_is_ba
     gone = machine.gpus[0]
     rest = tuple(replace(gpu, index=i, device_name=gpu.name) for i, gpu in enumerate(machine.gpus[1:]))
     less = replace(machine, gpus=rest, nvlinks=())
-    faults, times = watcher.Faults(tmp_path / "faults.json", "b"), taints.Times(tmp_path / "taints.json")
+    faults, times = kept.Faults(tmp_path / "faults.json", "b"), taints.Times(tmp_path / "taints.json")
     watched = watcher.Watcher(Quiet(), machine, source.Source("node-a"), times, faults)
     await watched.start()
 

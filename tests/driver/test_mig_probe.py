@@ -1,5 +1,6 @@
 """MIG instances through the real binding: made, listed, refused, removed."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,34 @@ def test_clocks_energy_and_traffic(probe: nvml.NvmlProbe, tmp_path: Path) -> Non
     seen = probe.reading("GPU-node-a-1")
     assert {name: getattr(seen, name) for name in said} == said
     assert (seen.memory_temperature, seen.encoder_utilization, seen.decoder_utilization) == (66, 4, 5)
+
+
+def test_data_over_all_nvlinks(probe: nvml.NvmlProbe, tmp_path: Path) -> None:
+    machine.change(tmp_path / "nvml.state", 1, nvlink_tx_kib=1 << 33, nvlink_rx_kib=5, nvlink_at_us=77)
+    seen = probe.reading("GPU-node-a-1")
+    assert (seen.nvlink_kib, seen.nvlink_at_us) == ((1 << 33) + 5, 77)
+    machine.change(tmp_path / "nvml.state", 1, nvlink_at_us=0)
+    before_us = time.time_ns() // 1000
+    assert before_us <= probe.reading("GPU-node-a-1").nvlink_at_us <= time.time_ns() // 1000
+    machine.change(tmp_path / "nvml.state", 1, links=0)
+    assert probe.reading("GPU-node-a-1").nvlink_kib is None
+
+
+@pytest.mark.parametrize(
+    ("licences", "of_vgpu", "state_of_it", "told"),
+    [(0, 0, 0, False), (2, 0, 0, None), (2, 1, 0, False), (3, 1, 1, True)],
+)
+def test_licence_of_a_vgpu(
+    probe: nvml.NvmlProbe, tmp_path: Path, licences: int, of_vgpu: int, state_of_it: int, told: bool | None
+) -> None:
+    machine.change(tmp_path / "nvml.state", 1, licences=licences, vgpu_feature=of_vgpu, vgpu_licensed=state_of_it)
+    assert probe.reading("GPU-node-a-1").vgpu_licensed is told
+
+
+def test_a_driver_that_knows_no_licences_is_no_fault(probe: nvml.NvmlProbe, tmp_path: Path) -> None:
+    machine.rule(tmp_path / "nvml.state", "nvmlDeviceGetGridLicensableFeatures_v4", code=3)
+    seen = probe.reading("GPU-node-a-1")
+    assert (seen.vgpu_licensed, seen.failing) == (None, {})
 
 
 def test_overlaps_and_wrong_starts_are_refused(probe: nvml.NvmlProbe) -> None:

@@ -129,7 +129,7 @@ class Driver(RuleBasedStateMachine):
             return [told(answer) for answer in answers]
         self.runner.get_loop().set_exception_handler(lambda loop, context: None)  # nobody hears of it
         self.runner.close()  # no task of the dead process goes on
-        self.state.close()
+        asyncio.run(self.state.close())
         self.runner = asyncio.Runner()
         self.start()
         return ["crash"] * len(works)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dra_driver import healthstream, mig
-from dra_driver.health import places, source, taints, watcher
+from dra_driver.health import kept, places, source, taints, watcher
 from dra_driver.probe import interface
 from dra_driver.publish import publisher
 from scheduler.model import claim, machines, slices
@@ -37,7 +37,7 @@ class Probe:
 
 
 def opened(folder: Path, probe: Probe, boot: str = "one") -> watcher.Watcher:
-    faults, times = watcher.Faults(folder / "faults.json", boot), taints.Times(folder / "taints.json")
+    faults, times = kept.Faults(folder / "faults.json", boot), taints.Times(folder / "taints.json")
     return watcher.Watcher(probe, MACHINE, source.Source("node-a"), times, faults, poll_s=0.02)
 
 
@@ -54,7 +54,7 @@ async def test_the_last_that_is_told_is_the_last_that_is_known(tmp_path: Path, m
     watched, told = opened(tmp_path, Probe()), []
     watched.tell(lambda machine, found: told.append(sorted(found)))
     await watched.start()
-    slow, write = threading.Event(), watched._write
+    slow, write = threading.Event(), watched._files.write
     entered = threading.Event()
 
     def wait_first(known: watcher.Health) -> None:
@@ -63,7 +63,7 @@ async def test_the_last_that_is_told_is_the_last_that_is_known(tmp_path: Path, m
             slow.wait(20)
         write(known)
 
-    monkeypatch.setattr(watched, "_write", wait_first)
+    monkeypatch.setattr(watched._files, "write", wait_first)
     older = asyncio.create_task(watched._publish())
     await asyncio.to_thread(entered.wait, 20)
     hit(watched, [79])
@@ -183,6 +183,22 @@ async def test_a_disk_that_takes_nothing_costs_no_taint_and_is_made_up_for(tmp_p
         assert seen[-1] == told[-1], "a restart forgets a fault, or gives its taint another time"
 
 
+async def test_the_reading_before_is_the_last_that_told_of_nvlinks(tmp_path: Path) -> None:
+    class Counts(Probe):
+        kib: int | None = None
+
+        def reading(self, gpu_uuid: str) -> interface.Reading:
+            return interface.Reading(gpu_uuid, nvlink_kib=self.kib)
+
+    probe = Counts()
+    watched, seen = opened(tmp_path, probe), []
+    for probe.kib in (None, 1, 2, None, 3):
+        await watched.poll()
+        before = watched.before.get(UUID)
+        seen.append((before and before.nvlink_kib, watched.readings[UUID].nvlink_kib))
+    assert seen == [(None, None), (None, 1), (1, 2), (2, None), (2, 3)]
+
+
 async def test_an_xid_of_one_mig_instance_taints_what_shares_its_memory(tmp_path: Path) -> None:
     machine = host.machine("hgx-h100", mig_gpus=(1,))
     gpu = machine.gpus[1]
@@ -193,7 +209,7 @@ async def test_an_xid_of_one_mig_instance_taints_what_shares_its_memory(tmp_path
             return [made]
 
     def begun() -> watcher.Watcher:
-        faults, times = watcher.Faults(tmp_path / "faults.json", "one"), taints.Times(tmp_path / "taints.json")
+        faults, times = kept.Faults(tmp_path / "faults.json", "one"), taints.Times(tmp_path / "taints.json")
         return watcher.Watcher(Cut(), machine, source.Source("node-a"), times, faults)
 
     touched = {p.name for p in claim.partitions_of(gpu) if p.start < 4 and p.start + p.profile.memory_slices > 2}
@@ -214,4 +230,4 @@ async def test_an_xid_of_one_mig_instance_taints_what_shares_its_memory(tmp_path
 
 
 def _told(watched: watcher.Watcher) -> watcher.Taints:
-    return places.named(watched._machine, watched._keep(watched.known))
+    return places.named(watched._machine, watched._files.keep(watched.known))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -113,6 +114,14 @@ class Victim(live.Driver):
         options.append(f"--library={library.folder() / library.NAME}")
         process = self.home_process.start([*options, *more], environment, self.log, self.reached_log)
         self.running[""] = process  # type: ignore[assignment]
+
+    def begin_process(self, program: str = "from dra_driver import cli; cli.main()") -> None:
+        """Start it as a process of its own, which ends as the interpreter does and not as a fork; it needs seconds."""
+        argv = [*self.argv(), f"--library={library.folder() / library.NAME}"]
+        argv[argv.index("-c") + 1] = program
+        self.log.unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.running[""] = subprocess.Popen(argv, stdout=log, stderr=log, env=self.environment())
 
     @property
     def socket(self) -> Path:

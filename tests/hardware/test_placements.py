@@ -57,7 +57,7 @@ class Placements(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "probe"):
-            self.state.close()
+            asyncio.run(self.state.close())
             self.probe.close()
             self.patch.undo()
             shutil.rmtree(self.root)

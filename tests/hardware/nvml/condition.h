@@ -60,6 +60,17 @@ int nvmlDeviceGetEncoderUtilization(void *h, u32 *out, u32 *period) {
 int nvmlDeviceGetDecoderUtilization(void *h, u32 *out, u32 *period) {
   DEVICE(h); if (g->mig_current) return UNSUPPORTED; *out = g->decoder_percent; *period = 167000; return OK;
 }
+typedef struct { u32 year; unsigned short month, day, hour, minute, second; unsigned char status; } Expiry;
+typedef struct { u32 code, state; char info[128], product[128]; u32 enabled; Expiry expiry; } Licence;
+typedef struct { int supported; u32 count; Licence feature[3]; } Licences;
+int nvmlDeviceGetGridLicensableFeatures_v4(void *h, Licences *out) {
+  DEVICE(h);
+  memset(out, 0, sizeof *out);
+  out->supported = g->licences > 0; out->count = g->licences;
+  for (u32 i = 0; i < g->licences && i < 3; i++) out->feature[i].code = 4; /* compute */
+  if (g->vgpu_feature) out->feature[g->licences - 1].code = 1, out->feature[g->licences - 1].state = g->vgpu_licensed;
+  return OK;
+}
 int nvmlDeviceGetComputeMode(void *h, u32 *out) { DEVICE(h); *out = g->compute_mode; return OK; }
 int nvmlDeviceSetComputeMode(void *h, u32 mode) { DEVICE(h); if (mode > 3) return INVALID; g->compute_mode = mode; return OK; }
 typedef struct { u32 pid; u64 bytes; u32 gi, ci; } Running;

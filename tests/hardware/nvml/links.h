@@ -40,12 +40,16 @@ typedef struct { u32 id, scope; long long at, latency; u32 type, result; union {
 int nvmlDeviceGetFieldValues(void *h, int count, Field *f) {
   DEVICE(h);
   for (int i = 0; i < count; i++) {
-    f[i].type = 1; f[i].result = OK; f[i].value.whole = 0;
+    f[i].type = 1; f[i].result = OK; f[i].value.whole = 0; f[i].at = 0;
     int linked = f[i].scope < g->links;
     if (f[i].id == 230) f[i].value.word = g->recovery;
     else if (f[i].id == 82) f[i].value.word = g->memory_celsius;
     else if (f[i].id == 197) f[i].value.whole = g->pcie_tx_bytes;
     else if (f[i].id == 198) f[i].value.whole = g->pcie_rx_bytes;
+    else if ((f[i].id == 138 || f[i].id == 139) && f[i].scope == -1u && g->links) {
+      f[i].value.whole = f[i].id == 138 ? g->nvlink_tx_kib : g->nvlink_rx_kib;
+      f[i].at = g->nvlink_at_us;
+    }
     else if (f[i].id == 164 && linked) f[i].value.word = g->link[f[i].scope].mbps;
     else if (f[i].id == 165 && linked) f[i].value.word = g->link[f[i].scope].active;
     else if (f[i].id == 166 && linked) f[i].value.word = g->link[f[i].scope].version;
