@@ -212,7 +212,9 @@ def _median(values: Sequence[float]) -> tuple[float, str]:
 
 
 def measurements(made: Bench, fleets: Sequence[presets.Fleet] = FLEETS) -> Iterator[tuple[str, figure.Measurement]]:
-    """Yield the figures, fleet by fleet, so that one cluster runs at a time."""
+    """Yield the figures: first those of this process alone, then fleet by fleet, so that one cluster runs at a time."""
+    yield "512-pod gang planned", core.gang_planned
+    yield from extender.measurements()
     for fleet in fleets:
         where = f"@ {len(fleet)} nodes"
         yield f"pods bound by stock {where}", functools.partial(made.stock_rate, fleet)
@@ -236,5 +238,3 @@ def measurements(made: Bench, fleets: Sequence[presets.Fleet] = FLEETS) -> Itera
         for verb in VERBS:
             for per_cent in (50, 99):
                 yield f"{verb} p{per_cent} live {where}", functools.partial(made.asked, fleet, verb, per_cent / 100)
-    yield "512-pod gang planned", core.gang_planned
-    yield from extender.measurements()
