@@ -190,8 +190,5 @@ class Probe(mig.Hardware, Protocol):
     def wait(self, timeout_s: float) -> Sequence[Event]:
         """Return what has happened, at the latest after `timeout_s` with nothing."""
 
-    def set_mig(self, gpu_uuid: str, enabled: bool) -> bool:
-        """Change the MIG mode; return whether it holds at once (else after a reset)."""
-
     def close(self) -> None:
         """Let go of the hardware; calls after it fail."""

@@ -58,9 +58,6 @@ class LateProbe:
     def wait(self, timeout_s: float) -> Sequence[interface.Event]:
         return self._open().wait(timeout_s)
 
-    def set_mig(self, gpu_uuid: str, enabled: bool) -> bool:
-        return self._open().set_mig(gpu_uuid, enabled)
-
     def instances(self, gpu_uuid: str) -> Sequence[mig.Instance]:
         return self._open().instances(gpu_uuid)
 

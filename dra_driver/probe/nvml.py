@@ -128,14 +128,6 @@ class NvmlProbe:
         with calls.told(f"GPU {instance.gpu_uuid}", f"{what} {instance.gpu_instance}"):
             return call(pynvml.nvmlDeviceGetHandleByUUID(instance.gpu_uuid), instance)
 
-    def set_mig(self, gpu_uuid: str, enabled: bool) -> bool:
-        """Change the MIG mode; return whether it holds at once."""
-        with calls.told(f"GPU {gpu_uuid}", "nvmlDeviceSetMigMode"):
-            handle = pynvml.nvmlDeviceGetHandleByUUID(gpu_uuid)
-            pynvml.nvmlDeviceSetMigMode(handle, int(enabled))
-            current, _ = pynvml.nvmlDeviceGetMigMode(handle)
-            return bool(current) == enabled
-
 
 def _reading(handle: Any, uuid: str, failing: dict[str, str]) -> interface.Reading:
     def ask(name: str, *arguments: Any) -> Any:

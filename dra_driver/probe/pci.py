@@ -109,9 +109,5 @@ class PciProbe:
         """There is no such GPU."""
         self._refuse(instance.gpu_uuid)
 
-    def set_mig(self, gpu_uuid: str, enabled: bool) -> bool:
-        """There is no such GPU."""
-        self._refuse(gpu_uuid)
-
     def _refuse(self, gpu_uuid: str) -> NoReturn:
         raise mig.HardwareError(f"GPU {gpu_uuid}: this node has no GPU that NVML knows; its driver is not loaded")

@@ -108,7 +108,3 @@ def test_instances_outlive_the_session(probe: nvml.NvmlProbe, tmp_path: Path) ->
     probe.close()
     probe.__init__(roots.Root(tmp_path), "node-a")
     assert probe.instances(UUID) == before
-
-
-def test_the_mode_waits_for_a_reset_on_ampere(probe: nvml.NvmlProbe) -> None:
-    assert probe.set_mig("GPU-node-a-1", True) is False

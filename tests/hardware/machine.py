@@ -51,7 +51,6 @@ def _gpu(row: state.Gpu, gpu: device.Gpu, machine: node.NodeTopology) -> None:
     row.memory_total, row.ecc, row.celsius, row.power_mw = model.memory_mib << 20, 1, 35, 70_000
     row.mig_capable, row.compute_slices = bool(model.mig), model.compute_slices
     row.mig_current = row.mig_pending = gpu.mig_enabled
-    row.mig_needs_reset = model.architecture == "Ampere"
     row.profiles = len(model.mig)
     for place, profile in zip(row.profile, model.mig, strict=False):
         _profile(place, profile, model)

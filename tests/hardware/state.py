@@ -53,7 +53,7 @@ class Gpu(ctypes.Structure):
     _fields_ = [("uuid", c_char * 96), ("name", c_char * 96), ("serial", c_char * 32),
                 *((name, c_uint32) for name in (
                     "domain", "bus", "device", "pci_id", "minor", "architecture", "brand", "cc_major", "cc_minor",
-                    "numa", "lost", "links", "profiles", "mig_capable", "mig_current", "mig_pending", "mig_needs_reset",
+                    "numa", "lost", "links", "profiles", "mig_capable", "mig_current", "mig_pending",
                     "clique", "fabric_state", "fabric_status", "fabric_mask", "fabric_health", "ecc", "remap_corrected",
                     "remap_uncorrected", "remap_pending", "remap_failed", "retired_pending", "gpu_percent",
                     "memory_percent", "power_mw", "celsius", "compute_mode", "recovery", "processes", "compute_slices",

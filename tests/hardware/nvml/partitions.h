@@ -6,18 +6,6 @@ int nvmlDeviceGetMigMode(void *h, u32 *current, u32 *pending) {
   *current = g->mig_current; *pending = g->mig_pending;
   return OK;
 }
-int nvmlDeviceSetMigMode(void *h, u32 mode, u32 *status) {
-  DEVICE(h);
-  if (!g->mig_capable) return UNSUPPORTED;
-  if (mode > 1) return INVALID;
-  lock();
-  for (int k = 0; k < MAX_INSTANCES; k++) if (g->instance[k].used) { unlock(); return IN_USE; }
-  g->mig_pending = mode;
-  *status = OK;
-  if (g->mig_needs_reset) *status = 16; else g->mig_current = mode;
-  unlock();
-  return OK;
-}
 int nvmlDeviceGetMaxMigDeviceCount(void *h, u32 *out) { DEVICE(h); *out = g->mig_capable ? g->compute_slices : 0; return OK; }
 typedef struct { u32 id, p2p, slices, count, sms, ce, dec, enc, jpeg, ofa; u64 mib; } Shape;
 typedef struct { u32 version, id, p2p, slices, count, sms, ce, dec, enc, jpeg, ofa; u64 mib; char name[96]; } Shape2;
