@@ -33,6 +33,7 @@ from scheduler.kube import (
     knowledge,
     kueue_controller,
     lease,
+    mirror,
     observer,
     pens,
     places,
@@ -185,6 +186,19 @@ class Scheduler:
         self._asked[uid] = wanted
         return wanted
 
+    def _look_again(self, known: world.World, change: mirror.Change) -> None:
+        """Forget what pods asked for where a change may make it something else."""
+        last = change.after if change.after is not None else change.before
+        match change.kind:
+            case "classes" | "templates":
+                self._asked.clear()
+            case "pods":
+                self._asked.pop(last.uid, None)
+            case "claims" if self._asked:
+                users = (known.pod(key) for key in known.gangs.users(last))
+                for pod in users:
+                    self._asked.pop(pod.uid if pod is not None else "", None)
+
     async def _elected(self) -> None:
         """Stand by until the Lease is ours, lead until it is lost, and begin again."""
         own = lease.Lease(self.api, self.config.namespace, self.config.lease, self.identity, **LEASE)
@@ -218,6 +232,7 @@ class Scheduler:
         known = world.World(self.api, self._options())
         told = self._observer() if epoch else observer.Observer()
         known.listeners.append(told.changed)
+        known.listeners.append(lambda change: self._look_again(known, change))
         known.store.heard = self.meters.watches.heard
         self.meters.watches.began()
         writer = scribe.Scribe(self.api, epoch, self._device_class, leads, known.pod, told)

@@ -120,6 +120,38 @@ async def test_a_standby_that_is_behind_refuses_no_pod_that_a_leader_has_let_go(
         await home.until(answers)
 
 
+async def test_what_a_pod_asks_for_is_looked_up_again_when_its_class_changes(home: live.Cluster) -> None:
+    async with replica(home, "one") as one:
+        await home.until(lambda: true(lambda: one.leading))
+        every = sorted(node["metadata"]["name"] for node in (await home.api.list("/api/v1/nodes"))[0])
+        await home.create(live.pod("free", gated=False))
+
+        async def feasible() -> int:
+            deciding, found = one.decisions(), (await home.pods())["free"]
+            pod = wire.Pod(wire.Metadata(name="free", namespace="default", uid=found["metadata"]["uid"]))
+            return len(list(deciding.filter(pod, every).feasible)) if deciding else -1
+
+        async def of(number: int) -> bool:
+            return await feasible() == number
+
+        await home.until(lambda: of(len(every)))
+        name = "gpu.muster.dev"
+        path = paths.of(paths.RESOURCE, "deviceclasses", name=name)
+        item = await home.api.get(path)
+        item["spec"]["selectors"] = [
+            {"cel": {"expression": f'device.driver == "{name}" && device.attributes["{name}"].type == "none"'}}
+        ]
+        await home.api.replace(path, item)
+
+        async def barred() -> bool:
+            try:
+                return await feasible() == 0
+            except wire.BadRequest:
+                return True
+
+        await home.until(barred)
+
+
 async def test_a_replica_that_can_not_follow_the_cluster_any_more_ends(
     home: live.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
