@@ -111,7 +111,9 @@ async def test_a_standby_that_is_behind_refuses_no_pod_that_a_leader_has_let_go(
         async def answers() -> bool:
             deciding, found = standby.decisions(), await home.pods()
             asked = {
-                name: wire.Pod(wire.Metadata(name=name, namespace="default", uid=found[name]["metadata"]["uid"]))
+                name: wire.Pod(
+                    wire.Metadata(name=name, namespace="default", uid=found[name]["metadata"]["uid"]), wire.PodSpec()
+                )
                 for name in ("gated", "free")
             }
             told = {name: list(deciding.filter(pod, every).feasible) for name, pod in asked.items()} if deciding else {}
