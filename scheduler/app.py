@@ -171,10 +171,8 @@ class Scheduler:
         found = now.known.pod((pod.metadata.namespace, pod.metadata.name)) if now else None
         if now is None or found is None or found.uid != uid:
             return asked.from_containers(pod, "nvidia.com/gpu")
-        if found.gates and pod.spec is not None:
-            # kube-scheduler asks about no pod that has a gate: a leader has let it go, and its pin says where to. Who
-            # explains a pod asks by its name alone.
-            return None
+        if found.gates and pod.spec is not None and not pod.spec.scheduling_gates:
+            return None  # kube-scheduler knows better: a leader has let the pod go, and its pin says where to
         try:
             wanted: request.PodRequest | None = now.sight.offered(found, now.compiled)
         except outline.NotYet:

@@ -55,12 +55,19 @@ class ClaimStatus(msgspec.Struct, rename="camel"):
     resource_claim_name: str | None = None
 
 
+class Gate(msgspec.Struct):
+    """What keeps a pod from being scheduled."""
+
+    name: str = ""
+
+
 class PodSpec(msgspec.Struct, rename="camel"):
     """What a pod asks for."""
 
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
     resource_claims: list[PodClaim] | None = None
+    scheduling_gates: list[Gate] | None = None
 
 
 class PodStatus(msgspec.Struct, rename="camel"):
