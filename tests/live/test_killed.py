@@ -180,7 +180,7 @@ async def all_going(team: teams.Team) -> None:
     await team.until(team.nothing, doomed.PATIENCE_S)
 
 
-# A gang that never fits is told so; a gang ends.
+# A gang that never fits is told so; a gang ends whose owner stays, so that no garbage collector takes its record away.
 
 
 async def never(team: teams.Team) -> None:
@@ -193,7 +193,7 @@ async def rejected(team: teams.Team) -> None:
 
 
 async def end(team: teams.Team) -> None:
-    await team.api.delete(team.path("v1", "pods"), grace_s=0)
+    await team.api.patch(team.path(work.JOBSET, "jobsets", "train"), {"spec": {"suspend": True}})
 
 
 async def ended(team: teams.Team) -> None:
@@ -294,7 +294,7 @@ SCENES = {
     "evict-jobset": Scene(EVICTIONS, urgent, high_before_train, runs, FORCE),
     "unplug": Scene(EVICTIONS, unplug, all_going, rack_runs),
     "reject": Scene(("state-recorded", "status-written"), never, rejected),
-    "end": Scene(("record-deleted",), end, ended, plain_runs),
+    "end": Scene(("record-deleted",), end, ended, runs),
     "undo": Scene(UNDOING, nothing, undone, cut_off, first="claim-allocated:2"),
     "kueue": Scene(("check-answered",), start_queued, started, queued),
     "check": Scene(("check-activated",), check, check_active),
