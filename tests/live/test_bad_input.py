@@ -40,8 +40,14 @@ async def refused(team: teams.Team, gang: str, word: str, reason: str, text: str
     Without taints kube-scheduler gives devices to pods that are not gated, whatever Muster says: then they are not
     `kept_off` the nodes.
     """
-    found = await team.phase(f"gang-{gang}", "Rejected")
-    assert (found["status"]["reason"], found["status"]["message"]) == (reason, text)
+
+    async def says_so() -> Any:
+        """Return the record once it says this: before the claims exist it calls them as the pods do."""
+        found = await team.phase(f"gang-{gang}", "Rejected")
+        return found["status"]["message"] == text and found
+
+    found = await team.until(says_so)
+    assert found["status"]["reason"] == reason
     told = [(one["status"], one["reason"], one["message"]) for one in found["status"]["conditions"]]
     assert told == [("False", reason, text)] * 3
     assert await team.told(f"Pod/{gang}-0", word) == text

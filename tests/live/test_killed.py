@@ -327,6 +327,10 @@ async def clean(team: teams.Team) -> AsyncIterator[teams.Team]:
 @pytest.mark.parametrize(("name", "point"), TRIED, ids=[f"{name}-{point}" for name, point in TRIED])
 async def test_a_gang_is_whole_or_absent_after_a_kill(clean: teams.Team, name: str, point: str) -> None:
     team, scene = clean, SCENES[name]
+    if name == "kueue" and not team.site.tainted:
+        pytest.skip(
+            "pods that Kueue admits while Muster is down are kept for it by device taints, which 1.34 does not have"
+        )
     with doomed.replaced(team.site, scene.options):
         await killed(team, scene, point)
 
