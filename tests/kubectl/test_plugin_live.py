@@ -156,6 +156,7 @@ async def test_without_the_scheduler_the_records_tell(team: teams.Team, tmp_path
     kubectl = Kubectl(team, tmp_path)
     await team.create(work.gang("train", 2))
     await team.phase("gang-train", "Running")
+    await team.told("Pod/train-0", "GangPlanned")  # an Event comes when nothing else is to be written
     team.site.stop_muster()
     try:
         said = await kubectl.muster("explain", "gang", "train", "-n", team.name)
