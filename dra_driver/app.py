@@ -223,8 +223,8 @@ def _watcher(
     config: settings.Config, probe: interface.Probe, machine: model_node.NodeTopology, reading: threads.Threads
 ) -> watcher.Watcher:
     requests = clearing.Clearing(clearing.Folder(config.folder / clearing.FOLDER))
-    faults = kept.Faults(config.folder / "faults.json", checkpoint.boot_id(config.root))
-    times = taints.Times(config.folder / "taints.json")
+    faults = kept.Faults(config.folder / kept.FILE, checkpoint.boot_id(config.root))
+    times = taints.Times(config.folder / taints.FILE)
     return watcher.Watcher(
         probe, machine, source.Source(machine.name), times, faults, config.health_s, reading, requests
     )

@@ -22,6 +22,8 @@ from scheduler.model import node
 
 log = structlog.get_logger()
 
+FILE = "devices.json"
+"""In the driver's folder."""
 MAX_FILE = 4 << 20
 
 Names = Mapping[str, str]
@@ -57,7 +59,7 @@ class File:
     """
 
     def __init__(self, folder: Path | None = None, held: Callable[[], Names] = dict) -> None:
-        self._path = folder / "devices.json" if folder is not None else None
+        self._path = folder / FILE if folder is not None else None
         self._held = held
         self._last: Known | None = None
 
@@ -84,10 +86,8 @@ class File:
         except FileNotFoundError:
             return self._last or Known(None, dict(self._held()))
         try:
-            if len(data) > MAX_FILE:
-                raise msgspec.ValidationError(f"{len(data)} bytes")
-            return msgspec.json.decode(data, type=Known)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return _decoded(data)
+        except ValueError as error:
             log.error("devices known before are not; the file is set aside", file=str(path), error=str(error))
             path.replace(path.with_suffix(".corrupt"))
             return self._last or Known(None, dict(self._held()))
@@ -104,11 +104,19 @@ class File:
 
 def published(folder: Path) -> node.NodeTopology | None:
     """Return the node as the driver published it last; raises `ValueError` or `OSError` where the file tells nothing."""
-    path = folder / "devices.json"
+    path = folder / FILE
+    data = path.read_bytes()
     try:
-        return msgspec.json.decode(path.read_bytes()[:MAX_FILE], type=Known).machine
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return _decoded(data).machine
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _decoded(data: bytes) -> Known:
+    """Return what the file has; raises `ValueError`."""
+    if len(data) > MAX_FILE:
+        raise ValueError(f"{len(data)} bytes")
+    return msgspec.json.decode(data, type=Known)
 
 
 def held(store: checkpoint.Store) -> Names:

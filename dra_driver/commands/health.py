@@ -23,7 +23,7 @@ LOOK_S = 0.1
 def show(config: settings.Config, as_json: bool) -> None:
     """Print the GPUs and their faults, as the running driver wrote them last."""
     machine, requests = _machine(config), clearing.Folder(config.folder / clearing.FOLDER)
-    times = taints.Times(config.folder / "taints.json")
+    times = taints.Times(config.folder / taints.FILE)
     found = []
     for gpu in report.report(machine, _faults(config), times):
         request = _answered(requests, gpu.uuid)
@@ -99,7 +99,7 @@ def _answered(requests: clearing.Folder, gpu_uuid: str) -> clearing.Request | No
 
 def _machine(config: settings.Config) -> node.NodeTopology:
     """Return the node as the driver published it last."""
-    path = config.folder / "devices.json"
+    path = config.folder / known.FILE
     try:
         found = known.published(config.folder)
     except FileNotFoundError:
@@ -116,7 +116,7 @@ def _machine(config: settings.Config) -> node.NodeTopology:
 
 def _faults(config: settings.Config) -> dict[str, Any]:
     """Return the health of the GPUs in this boot."""
-    path = config.folder / "faults.json"
+    path = config.folder / kept.FILE
     try:
         found = kept.decoded(path.read_bytes())
         boot = checkpoint.boot_id(config.root)

@@ -19,6 +19,8 @@ from dra_driver.health import model, places, taints
 
 log = structlog.get_logger()
 
+FILE = "faults.json"
+"""In the driver's folder."""
 MAX_FILE = 1 << 20
 
 

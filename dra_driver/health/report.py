@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dra_driver.health import model, places, taints
-from dra_driver.health.severity import Severity
+from dra_driver.health import model, places, severity, taints
 from scheduler.model import device, node
-
-STATES = {Severity.INFORM: "ok", Severity.DEGRADED: "degraded", Severity.FATAL: "failed"}
 
 ENDS = {
     "gpu-lost": "the GPU answers again",
@@ -70,14 +67,14 @@ def report(machine: node.NodeTopology, known: Mapping[str, model.Health], times:
             faults = [fault for _, fault in sorted(by_place[place].faults.items())]
             found += [(fault, taint["timeAdded"]) for fault, taint in zip(faults, since[place], strict=True)]
         found.sort(key=lambda row: -row[0].severity)
-        worst = found[0][0].severity if found else Severity.INFORM
-        yield Gpu(gpu.name, gpu.uuid, STATES[worst], tuple(_told(gpu, fault, at) for fault, at in found))
+        state = severity.state(fault.severity for fault, _ in found)
+        yield Gpu(gpu.name, gpu.uuid, state, tuple(_told(gpu, fault, at) for fault, at in found))
 
 
 def _told(gpu: device.Gpu, fault: model.Fault, since: str) -> Told:
-    severity = fault.severity.name.lower()
+    how_bad = fault.severity.name.lower()
     polled = fault.kind in model.POLLED
-    return Told(fault.kind, fault.value, severity, since, fault.message, fault.part, _ends(gpu, fault), not polled)
+    return Told(fault.kind, fault.value, how_bad, since, fault.message, fault.part, _ends(gpu, fault), not polled)
 
 
 def _ends(gpu: device.Gpu, fault: model.Fault) -> str:
@@ -85,6 +82,6 @@ def _ends(gpu: device.Gpu, fault: model.Fault) -> str:
         return ROWS[fault.value]
     if fault.kind in ENDS:
         return ENDS[fault.kind]
-    if fault.severity is Severity.INFORM:
+    if fault.severity is severity.Severity.INFORM:
         return f"{model.FADE_S / 60:.0f} minutes after it began"
     return RESET.format(gpu.name)

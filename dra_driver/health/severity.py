@@ -9,6 +9,7 @@ resolution; an XID that it does not have keeps new work away.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 
 class Severity(enum.IntEnum):
@@ -20,6 +21,15 @@ class Severity(enum.IntEnum):
     """New work stays away; running work may go on."""
     FATAL = 2
     """Running work is lost or will be."""
+
+
+STATES = ("ok", "degraded", "failed")
+"""Of a GPU by its worst fault: none or one of a program, one that keeps new work away, one that ends work."""
+
+
+def state(severities: Iterable[Severity]) -> str:
+    """Return the word for a GPU with faults of these severities."""
+    return STATES[max(severities, default=Severity.INFORM)]
 
 
 RESTART = frozenset({8, 11, 13, 25, 31, 32, 39, 40, 41, 60, 68, 69, 70, 71, 72, 75, 76, 77, 80, 82, 83, 84, 85, 86, 88, 89,

@@ -17,6 +17,8 @@ from dra_driver.health import model
 
 Taint = dict[str, str]
 
+FILE = "taints.json"
+"""In the driver's folder."""
 MAX_FILE = 1024 * 1024
 
 log = structlog.get_logger()

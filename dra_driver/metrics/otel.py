@@ -13,12 +13,10 @@ from dataclasses import dataclass
 
 from prometheus_client import metrics_core
 
-from dra_driver.health.severity import Severity
+from dra_driver.health import severity
 from dra_driver.metrics.rows import Row
 
 VENDOR = "NVIDIA"
-STATES = ("ok", "degraded", "failed")
-"""Of ``hw.status``; by the worst fault: none or one of a program, one that keeps new work away, one that ends work."""
 
 Extra = tuple[tuple[str, str], ...]
 
@@ -57,15 +55,10 @@ def _io(row: Row) -> Iterator[tuple[Extra, float | None]]:
     yield (("network_io_direction", "receive"),), row.reading.pcie_rx_bytes
 
 
-def state(row: Row) -> str:
-    """Return the word for the health of a GPU."""
-    worst = max((fault.severity for fault in row.health.faults.values()), default=Severity.INFORM)
-    return STATES[worst]
-
-
 def _status(row: Row) -> Iterator[tuple[Extra, float | None]]:
-    for each in STATES:
-        yield (("hw_state", each),), float(each == state(row))
+    now = severity.state(fault.severity for fault in row.health.faults.values())
+    for each in severity.STATES:
+        yield (("hw_state", each),), float(each == now)
 
 
 FIELDS = (
