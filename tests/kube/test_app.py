@@ -38,6 +38,22 @@ async def true(ask: Any) -> bool:
     return bool(ask())
 
 
+async def machines(home: live.Cluster) -> list[str]:
+    """Return the names of all nodes."""
+    return sorted(node["metadata"]["name"] for node in (await home.api.list("/api/v1/nodes"))[0])
+
+
+async def feasible(
+    home: live.Cluster, one: app.Scheduler, name: str, spec: wire.PodSpec | None = None
+) -> list[str] | None:
+    """Return where a replica lets a pod go, None between two terms; raises `BadRequest` for what it can't read of the pod."""
+    deciding, found = one.decisions(), (await home.pods())[name]
+    if deciding is None:
+        return None
+    pod = wire.Pod(wire.Metadata(name=name, namespace="default", uid=found["metadata"]["uid"]), spec)
+    return list(deciding.filter(pod, await machines(home)).feasible)
+
+
 async def test_nobody_is_answered_from_what_a_standby_knew_while_it_begins_to_lead(
     home: live.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,14 +102,10 @@ async def test_a_replica_that_stands_by_answers_by_what_is_taken(home: live.Clus
         await home.create(*(live.pod(f"a-{i}", "first", 3) for i in range(3)))
         nodes = await home.bound("a-0", "a-1", "a-2")
         await home.create(live.pod("late", gated=False))
-        names = sorted(one["metadata"]["name"] for one in (await home.api.list("/api/v1/nodes"))[0])
-        left = [name for name in names if name not in nodes.values()]
+        left = [name for name in await machines(home) if name not in nodes.values()]
 
         async def answers() -> bool:
-            deciding = standby.decisions()
-            late = (await home.pods())["late"]
-            pod = wire.Pod(wire.Metadata(name="late", namespace="default", uid=late["metadata"]["uid"]))
-            return deciding is not None and list(deciding.filter(pod, names).feasible) == left
+            return await feasible(home, standby, "late") == left
 
         await home.until(answers)
 
@@ -103,20 +115,13 @@ async def test_a_standby_that_is_behind_refuses_no_pod_that_a_leader_has_let_go(
     async with replica(home, "one") as one, replica(home, "two") as two:
         await home.until(lambda: true(lambda: one.leading and two.shell is not None))
         standby = two if one.leading else one
-        every = sorted(node["metadata"]["name"] for node in (await home.api.list("/api/v1/nodes"))[0])
+        every = await machines(home)
         await home.create(*(live.pod(f"a-{i}", "first", len(every)) for i in range(len(every))))
         await home.bound(*(f"a-{i}" for i in range(len(every))))
         await home.create(live.pod("gated", "second", 2), live.pod("free", gated=False))
 
         async def answers() -> bool:
-            deciding, found = standby.decisions(), await home.pods()
-            asked = {
-                name: wire.Pod(
-                    wire.Metadata(name=name, namespace="default", uid=found[name]["metadata"]["uid"]), wire.PodSpec()
-                )
-                for name in ("gated", "free")
-            }
-            told = {name: list(deciding.filter(pod, every).feasible) for name, pod in asked.items()} if deciding else {}
+            told = {name: await feasible(home, standby, name, wire.PodSpec()) for name in ("gated", "free")}
             return told == {"gated": every, "free": []}
 
         await home.until(answers)
@@ -125,18 +130,12 @@ async def test_a_standby_that_is_behind_refuses_no_pod_that_a_leader_has_let_go(
 async def test_what_a_pod_asks_for_is_looked_up_again_when_its_class_changes(home: live.Cluster) -> None:
     async with replica(home, "one") as one:
         await home.until(lambda: true(lambda: one.leading))
-        every = sorted(node["metadata"]["name"] for node in (await home.api.list("/api/v1/nodes"))[0])
         await home.create(live.pod("free", gated=False))
 
-        async def feasible() -> int:
-            deciding, found = one.decisions(), (await home.pods())["free"]
-            pod = wire.Pod(wire.Metadata(name="free", namespace="default", uid=found["metadata"]["uid"]))
-            return len(list(deciding.filter(pod, every).feasible)) if deciding else -1
+        async def everywhere() -> bool:
+            return await feasible(home, one, "free") == await machines(home)
 
-        async def of(number: int) -> bool:
-            return await feasible() == number
-
-        await home.until(lambda: of(len(every)))
+        await home.until(everywhere)
         name = "gpu.muster.dev"
         path = paths.of(paths.RESOURCE, "deviceclasses", name=name)
         item = await home.api.get(path)
@@ -147,7 +146,7 @@ async def test_what_a_pod_asks_for_is_looked_up_again_when_its_class_changes(hom
 
         async def barred() -> bool:
             try:
-                return await feasible() == 0
+                return await feasible(home, one, "free") == []
             except wire.BadRequest:
                 return True
 
